@@ -1,0 +1,1 @@
+"""What exists: files, snapshots, lineage, SQL, packs, tokenizers. Imports neither ray nor torch."""

@@ -1,0 +1,44 @@
+"""Everything tamis raises on purpose.
+
+    TamisError                      exit status 1
+    ├── UsageError                  exit status 2: what was asked for can't be done as asked
+    │   ├── UnknownReference        no such snapshot, document or model
+    │   └── BadInput                a file or column that can't be read
+    ├── ConflictError               another writer moved the name first
+    ├── CorruptStore                a stored byte is not what the log says it is
+    └── QueryError                  the SQL was refused or failed
+
+A message is one or two lines: what was given, what was expected, what to do.
+"""
+
+
+class TamisError(Exception):
+    """A failure that a user can act on; its text is the whole message."""
+
+    exit_status = 1
+
+
+class UsageError(TamisError):
+    """The request itself is wrong."""
+
+    exit_status = 2
+
+
+class UnknownReference(UsageError):
+    """A name that the catalog does not know."""
+
+
+class BadInput(UsageError):
+    """A file or a column that can't be read as asked."""
+
+
+class ConflictError(TamisError):
+    """Another writer committed first and the retry could not be reconciled."""
+
+
+class CorruptStore(TamisError):
+    """Bytes on disk differ from what the log recorded."""
+
+
+class QueryError(TamisError):
+    """DuckDB refused the query; its own message follows."""

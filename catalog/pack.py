@@ -1,0 +1,151 @@
+"""Packs: rows of token ids that a trainer reads straight from the page cache.
+
+A pack file is an Arrow IPC file with one record batch, memory-mapped and never copied: of the formats measured (one
+thread) Arrow IPC read 685 million tokens/s, raw binary 451, Parquet 104 in order and 0.1 at random. One row is one
+training example of exactly `context` tokens. Rows are sorted by cell. A row holds one or more *segments*, each a
+piece of one document; nothing is predicted across a segment boundary and attention does not cross it.
+
+    tokens      fixed_size_list<uint16 or uint32>[context]
+    cell        int32, the k-means cell all segments of the row belong to
+    starts      list<int32>, where each segment begins in the row; starts[0] == 0
+    documents   list<fixed_size_binary[16]>, the document of each segment
+
+The last row of a cell may be short: its unused tail is one segment of the end-of-text token whose document is
+sixteen zero bytes; it carries no loss. Schema metadata (JSON under b"tamis"): context, vocab_size, end_of_text,
+tokenizer (the snapshot id).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from catalog.errors import CorruptStore
+
+PADDING = bytes(16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackFormat:
+    """What a reader must know to use the tokens of a pack."""
+
+    context: int
+    vocab_size: int
+    end_of_text: int
+    tokenizer: str
+
+    @property
+    def dtype(self) -> type[np.unsignedinteger]:
+        """uint16 where every token id fits, else uint32."""
+        return np.uint16 if self.vocab_size <= 1 << 16 else np.uint32
+
+
+def write_pack(
+    path: Path,
+    pack_format: PackFormat,
+    *,
+    tokens: np.ndarray,
+    cells: np.ndarray,
+    starts: Sequence[Sequence[int]],
+    documents: Sequence[Sequence[bytes]],
+) -> None:
+    """Write rows as one pack file. `tokens` is [rows, context]; the other three have one entry per row."""
+    rows, context = tokens.shape
+    if context != pack_format.context:
+        raise ValueError(f"rows of {context} tokens for a pack of context {pack_format.context}")
+    flat = pa.array(np.ascontiguousarray(tokens, pack_format.dtype).reshape(-1))
+    columns = {
+        "tokens": pa.FixedSizeListArray.from_arrays(flat, context),
+        "cell": pa.array(np.asarray(cells, np.int32)),
+        "starts": pa.array(starts, pa.list_(pa.int32())),
+        "documents": pa.array(documents, pa.list_(pa.binary(16))),
+    }
+    table = pa.table(columns).replace_schema_metadata({b"tamis": json.dumps(asdict(pack_format)).encode()})
+    batch = table.combine_chunks().to_batches(max_chunksize=max(rows, 1))
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        for each in batch:
+            writer.write_batch(each)
+
+
+class Packs:
+    """The rows of several pack files, addressed as (cell, index within the cell) in file order.
+
+    `rows_per_cell` is int64[num_cells] where num_cells = largest cell id + 1.
+    """
+
+    def __init__(self, paths: Iterable[Path | str]):
+        self.paths = [Path(path) for path in paths]
+        if not self.paths:
+            raise ValueError("a pack reader needs at least one file, got none")
+        self._batches = [_open(path) for path in self.paths]
+        self.format = _format(self._batches[0], self.paths[0])
+        for batch, path in zip(self._batches, self.paths, strict=True):
+            if _format(batch, path) != self.format:
+                raise CorruptStore(f"{path} was packed as {_format(batch, path)}, {self.paths[0]} as {self.format}")
+        rows = [batch.num_rows for batch in self._batches]
+        self._offsets = np.concatenate([[0], np.cumsum(rows)])
+        self._tokens = [
+            batch.column("tokens").flatten().to_numpy(zero_copy_only=True).reshape(-1, self.format.context)
+            for batch in self._batches
+        ]
+        cells = np.concatenate([batch.column("cell").to_numpy() for batch in self._batches])
+        self._by_cell = np.argsort(cells, kind="stable")
+        self.rows_per_cell = np.bincount(cells).astype(np.int64) if len(cells) else np.zeros(0, np.int64)
+        self._cell_offsets = np.concatenate([[0], np.cumsum(self.rows_per_cell)])
+
+    def __len__(self) -> int:
+        return int(self._offsets[-1])
+
+    def rows(self, cells: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        """Global row numbers, int64[n], of row `indices[i]` of cell `cells[i]`."""
+        return self._by_cell[self._cell_offsets[cells] + indices]
+
+    def tokens(self, rows: np.ndarray) -> np.ndarray:
+        """Token ids, int64[n, context]."""
+        out = np.empty((len(rows), self.format.context), np.int64)
+        for i, (batch, row) in enumerate(self._locate(rows)):
+            out[i] = self._tokens[batch][row]
+        return out
+
+    def segments(self, rows: np.ndarray) -> np.ndarray:
+        """Segment number of each token within its row, int64[n, context]; padding is -1."""
+        out = np.zeros((len(rows), self.format.context), np.int64)
+        for i, (batch, row) in enumerate(self._locate(rows)):
+            starts = self._batches[batch].column("starts")[row].values.to_numpy()
+            out[i, starts[1:]] = 1
+            np.cumsum(out[i], out=out[i])
+            if self._batches[batch].column("documents")[row].values[-1].as_py() == PADDING:
+                out[i, starts[-1] :] = -1
+        return out
+
+    def documents(self, row: int) -> list[str]:
+        """The document ids (hex) of the segments of one row, padding left out."""
+        ((batch, local),) = self._locate(np.asarray([row]))
+        ids = self._batches[batch].column("documents")[local].as_py()
+        return [each.hex() for each in ids if each != PADDING]
+
+    def _locate(self, rows: np.ndarray) -> list[tuple[int, int]]:
+        batches = np.searchsorted(self._offsets, rows, side="right") - 1
+        return list(zip(batches.tolist(), (rows - self._offsets[batches]).tolist(), strict=True))
+
+
+def _open(path: Path) -> pa.RecordBatch:
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        if reader.num_record_batches == 1:
+            return reader.get_batch(0)
+        return reader.read_all().combine_chunks().to_batches()[0]
+    except (OSError, pa.ArrowInvalid, IndexError) as error:
+        raise CorruptStore(f"{path} is not a readable pack: {error}") from error
+
+
+def _format(batch: pa.RecordBatch, path: Path) -> PackFormat:
+    metadata = (batch.schema.metadata or {}).get(b"tamis")
+    if metadata is None:
+        raise CorruptStore(f"{path} is an Arrow file but not a pack: its schema carries no tamis metadata")
+    return PackFormat(**json.loads(metadata))

@@ -1,0 +1,1 @@
+"""Pure functions on arrays: numpy, numba and pyarrow, nothing else."""
