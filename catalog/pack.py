@@ -86,7 +86,9 @@ class Packs:
         self.format = _format(self._batches[0], self.paths[0])
         for batch, path in zip(self._batches, self.paths, strict=True):
             if _format(batch, path) != self.format:
-                raise CorruptStore(f"{path} was packed as {_format(batch, path)}, {self.paths[0]} as {self.format}")
+                raise CorruptStore(
+                    f"{path} was packed as {_format(batch, path)}, {self.paths[0]} as {self.format}"
+                )
         rows = [batch.num_rows for batch in self._batches]
         self._offsets = np.concatenate([[0], np.cumsum(rows)])
         self._tokens = [

@@ -1,0 +1,128 @@
+"""The catalog of a store: what the log says exists, by name, by id and by the run that made it.
+
+State is a fold over the commits and holds no document: 10^9 documents are rows of Parquet files, not of the log.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from catalog.errors import ConflictError, UnknownReference, UsageError
+from catalog.log import Action, Commit, Log
+from catalog.snapshot import (
+    NAME,
+    Contents,
+    Run,
+    Snapshot,
+    parse_reference,
+    run_action,
+    run_from_action,
+    snapshot_action,
+    snapshot_from_action,
+)
+from catalog.store import Store
+
+
+class Catalog:
+    """Snapshots and runs of one store. Several processes may hold one each; `refresh` reads what others committed."""
+
+    def __init__(self, store: Store):
+        self.store = store
+        self.log = Log(store)
+        self._folded = 0
+        self.snapshots: dict[str, list[Snapshot]] = {}
+        self.runs: dict[str, Run] = {}
+        self.refresh()
+
+    @classmethod
+    def open(cls, root: str | Path, *, create: bool = False) -> Catalog:
+        """The catalog under `root`. Raises UsageError when nothing is there and `create` is false."""
+        store = Store(root)
+        if not create and not store.exists("_log"):
+            raise UsageError(
+                f"no tamis store at {root}: name one with --store DIR or TAMIS_STORE, or run `tamis demo`"
+            )
+        return cls(store)
+
+    @property
+    def sequence(self) -> int:
+        """Number of the newest commit that this catalog has read."""
+        return self._folded
+
+    def refresh(self) -> Catalog:
+        """Fold in the commits that came since."""
+        self._fold(self.log.refresh())
+        return self
+
+    def all_snapshots(self) -> list[Snapshot]:
+        """Every version of every name, in order of name and version."""
+        return [snapshot for name in sorted(self.snapshots) for snapshot in self.snapshots[name]]
+
+    def snapshot(self, reference: str) -> Snapshot:
+        """`name` (newest version) or `name@version`. Raises UnknownReference with the closest names."""
+        name, version = parse_reference(reference)
+        versions = self.snapshots.get(name)
+        if not versions:
+            close = difflib.get_close_matches(name, self.snapshots, n=3)
+            hint = f"; did you mean {' or '.join(close)}?" if close else "; `tamis ls` lists what there is"
+            raise UnknownReference(f"no snapshot named {name!r} in {self.store.root}{hint}")
+        if version is None:
+            return versions[-1]
+        if not 1 <= version <= len(versions):
+            raise UnknownReference(f"{name!r} has versions 1 to {len(versions)}, not {version}")
+        return versions[version - 1]
+
+    def by_id(self, snapshot_id: str) -> Snapshot:
+        """Any snapshot with this content. Raises UnknownReference."""
+        for snapshot in self.all_snapshots():
+            if snapshot.id == snapshot_id:
+                return snapshot
+        raise UnknownReference(f"no snapshot with id {snapshot_id} in {self.store.root}")
+
+    def made_by(self, run_fingerprint: str) -> Snapshot | None:
+        """What an equal run has produced before, newest first, or None."""
+        made = [snapshot for snapshot in self.all_snapshots() if snapshot.run == run_fingerprint]
+        return made[-1] if made else None
+
+    def inputs(self, snapshot: Snapshot) -> list[Snapshot]:
+        """The snapshots that the run of `snapshot` read."""
+        return [self.by_id(each) for each in self.runs[snapshot.run].inputs]
+
+    def commit(self, name: str, contents: Contents, run: Run, *, inputs: Sequence[Snapshot] = ()) -> Snapshot:
+        """Record `contents` as the next version of `name`. All or nothing; raises ConflictError when an input is gone."""
+        if not NAME.fullmatch(name):
+            raise UsageError(
+                f"{name!r} can't name a snapshot: use lower-case letters, digits, '.', '_' and '-'"
+            )
+
+        def build(commits: list[Commit]) -> list[Action]:
+            self._fold(commits)
+            for needed in inputs:
+                if needed.ref not in {each.ref for each in self.snapshots.get(needed.name, [])}:
+                    raise ConflictError(
+                        f"{needed.ref}, an input of {name}, left the catalog while the run went on"
+                    )
+            version = len(self.snapshots.get(name, [])) + 1
+            snapshot = Snapshot(name=name, version=version, run=run.fingerprint, contents=contents)
+            return [run_action(run), snapshot_action(snapshot)]
+
+        self.log.append(build)
+        self.refresh()
+        return self.snapshots[name][-1]
+
+    def _fold(self, commits: list[Commit]) -> None:
+        for commit in commits[self._folded :]:
+            for action in commit.actions:
+                self._apply(action)
+        self._folded = len(commits)
+
+    def _apply(self, action: Mapping[str, Any]) -> None:
+        if "snapshot" in action:
+            snapshot = snapshot_from_action(action["snapshot"])
+            self.snapshots.setdefault(snapshot.name, []).append(snapshot)
+        if "run" in action:
+            run = run_from_action(action["run"])
+            self.runs.setdefault(run.fingerprint, run)

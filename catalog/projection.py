@@ -1,0 +1,331 @@
+"""catalog.duckdb: a read-only projection of the log that any DuckDB client can open.
+
+It is built beside its place and renamed over it, so a reader sees the old file or the new one and never waits. It holds
+what the log holds (snapshots, runs, files) as tables, and views over the Parquet files for everything about documents;
+document rows stay in Parquet. Losing the file loses nothing: it is rebuilt from the log.
+
+`file` columns are absolute paths, so that a plain client finds the data from any working directory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from catalog import schema
+from catalog.catalog import Catalog
+from catalog.snapshot import Snapshot
+from catalog.views import VIEWS
+
+FILENAME = "catalog.duckdb"
+STORAGE_VERSION = "v1.4.0"  # DuckDB 1.4 and later can open it; 2.0's own format can't be read by 1.x
+
+# What the views read from Parquet: the attribute tables of shards, then the artifacts of other snapshots.
+ATTRIBUTES = {
+    "documents": schema.DOCUMENTS,
+    "decisions": schema.DECISIONS,
+    "tokens": schema.TOKENS,
+    "domain": schema.DOMAIN,
+    "cells": schema.CELLS,
+    "draws": schema.DRAWS,
+    "quarantine": schema.QUARANTINE,
+    "weights": schema.WEIGHTS,
+    "scores": schema.EVALUATIONS,
+}
+
+
+def publish(catalog: Catalog) -> Path:
+    """Write the projection of everything that `catalog` has read, and return its path."""
+    root = Path(catalog.store.at(""))
+    root.mkdir(parents=True, exist_ok=True)
+    target = root / FILENAME
+    partial = root / f".{FILENAME}.{secrets.token_hex(6)}"
+    connection = duckdb.connect()
+    try:
+        connection.execute(f"ATTACH '{partial}' AS published (STORAGE_VERSION '{STORAGE_VERSION}')")
+        connection.execute("USE published")
+        _write_tables(connection, catalog)
+        _write_views(connection, catalog)
+        connection.execute("USE memory")
+        connection.execute("DETACH published")
+        os.replace(partial, target)
+    finally:
+        connection.close()
+        partial.unlink(missing_ok=True)
+        partial.with_name(partial.name + ".wal").unlink(missing_ok=True)
+    return target
+
+
+def published_sequence(catalog: Catalog) -> int | None:
+    """Number of the newest commit in the published file; None when there is no readable one for this folder."""
+    path = Path(catalog.store.at("")) / FILENAME
+    try:
+        with duckdb.connect(str(path), read_only=True) as connection:
+            root, sequence = connection.execute("SELECT root, sequence FROM published_state").fetchone() or (
+                None,
+                None,
+            )
+    except duckdb.Error:
+        return None
+    return sequence if root == catalog.store.root else None
+
+
+def _write_tables(connection: duckdb.DuckDBPyConnection, catalog: Catalog) -> None:
+    tables = {
+        "published_state": [{"root": catalog.store.root, "sequence": catalog.sequence}],
+        "snapshot_rows": [_snapshot_row(catalog, each) for each in catalog.all_snapshots()],
+        "run_rows": [_run_row(run) for run in catalog.runs.values()],
+        "stage_rows": [
+            {"run": run.fingerprint, **stage} for run in catalog.runs.values() for stage in run.stages
+        ],
+        "lineage_rows": _lineage_rows(catalog),
+        "shard_rows": list(_shard_rows(catalog)),
+        "file_rows": list(_file_rows(catalog)),
+        "layer_rows": list(_layer_rows(catalog)),
+    }
+    for name, rows in tables.items():
+        connection.register("rows", pa.Table.from_pylist(rows, schema=TABLES[name]))
+        connection.execute(f"CREATE TABLE {name} AS SELECT * FROM rows")
+        connection.unregister("rows")
+
+
+def _write_views(connection: duckdb.DuckDBPyConnection, catalog: Catalog) -> None:
+    for name, columns in ATTRIBUTES.items():
+        layers = {layer for each in catalog.all_snapshots() for layer in each.contents.layers}
+        files = sorted(
+            {
+                row["file"]
+                for row in _file_rows(catalog)
+                if row["tbl"] == name or (name == "decisions" and row["tbl"] in layers)
+            }
+        )
+        connection.execute(f"CREATE VIEW {name}_parquet AS {_scan(files, columns)}")
+    for statement in VIEWS:
+        connection.execute(statement)
+
+
+def _scan(files: Sequence[str], columns: pa.Schema) -> str:
+    """A SELECT over Parquet files with a `file` column; without files, the same columns and no row."""
+    names = ", ".join(f'"{name}"' for name in columns.names)
+    if files:
+        quoted = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
+        return f"SELECT filename AS file, {names} FROM read_parquet([{quoted}], filename=true)"
+    types = ", ".join(f'NULL::{_sql_type(field.type)} AS "{field.name}"' for field in columns)
+    return f"SELECT ''::VARCHAR AS file, {types} WHERE false"
+
+
+def _sql_type(arrow: pa.DataType) -> str:
+    if pa.types.is_large_list(arrow):
+        return f"{_sql_type(arrow.value_type)}[]"
+    return {
+        "int32": "INTEGER",
+        "int64": "BIGINT",
+        "uint16": "USMALLINT",
+        "uint64": "UBIGINT",
+        "float": "FLOAT",
+        "double": "DOUBLE",
+        "bool": "BOOLEAN",
+        "string": "VARCHAR",
+        "large_string": "VARCHAR",
+    }[str(arrow)]
+
+
+TABLES = {
+    "published_state": pa.schema([("root", pa.string()), ("sequence", pa.int64())]),
+    "snapshot_rows": pa.schema(
+        [
+            ("snapshot", pa.string()),
+            ("name", pa.string()),
+            ("version", pa.int32()),
+            ("kind", pa.string()),
+            ("id", pa.string()),
+            ("run", pa.string()),
+            ("step", pa.string()),
+            ("shards", pa.int32()),
+            ("rows", pa.int64()),
+            ("bytes", pa.int64()),
+            ("layers", pa.list_(pa.string())),
+            ("summary", pa.string()),
+        ]
+    ),
+    "run_rows": pa.schema(
+        [
+            ("run", pa.string()),
+            ("step", pa.string()),
+            ("parameters", pa.string()),
+            ("code", pa.string()),
+            ("started", pa.timestamp("ms", tz="UTC")),
+            ("seconds", pa.float64()),
+        ]
+    ),
+    "stage_rows": pa.schema(
+        [
+            ("run", pa.string()),
+            ("stage", pa.string()),
+            ("tasks", pa.int32()),
+            ("documents", pa.int64()),
+            ("bytes", pa.int64()),
+            ("seconds", pa.float64()),
+        ]
+    ),
+    "lineage_rows": pa.schema([("snapshot", pa.string()), ("input", pa.string()), ("step", pa.string())]),
+    "shard_rows": pa.schema(
+        [
+            ("snapshot", pa.string()),
+            ("shard", pa.int32()),
+            ("rows", pa.int64()),
+            ("documents", pa.string()),
+            ("tokens", pa.string()),
+            ("domain", pa.string()),
+            ("live", pa.string()),
+        ]
+    ),
+    "file_rows": pa.schema(
+        [
+            ("snapshot", pa.string()),
+            ("shard", pa.int32()),
+            ("tbl", pa.string()),
+            ("file", pa.string()),
+            ("sha256", pa.string()),
+            ("bytes", pa.int64()),
+        ]
+    ),
+    "layer_rows": pa.schema(
+        [
+            ("snapshot", pa.string()),
+            ("step", pa.string()),
+            ("layer", pa.string()),
+            ("file", pa.string()),
+            ("documents", pa.string()),
+            ("tokens", pa.string()),
+        ]
+    ),
+}
+
+
+def _snapshot_row(catalog: Catalog, snapshot: Snapshot) -> dict[str, Any]:
+    contents = snapshot.contents
+    refs = {ref.path: ref.bytes for shard in contents.shards for ref in shard.tables.values()}
+    refs |= {ref.path: ref.bytes for ref in contents.artifacts.values()}
+    return {
+        "snapshot": snapshot.ref,
+        "name": snapshot.name,
+        "version": snapshot.version,
+        "kind": contents.kind,
+        "id": snapshot.id,
+        "run": snapshot.run,
+        "step": catalog.runs[snapshot.run].step,
+        "shards": len(contents.shards),
+        "rows": contents.rows,
+        "bytes": sum(refs.values()),
+        "layers": list(contents.layers),
+        "summary": json.dumps(contents.summary, sort_keys=True),
+    }
+
+
+def _run_row(run: Any) -> dict[str, Any]:
+    return {
+        "run": run.fingerprint,
+        "step": run.step,
+        "parameters": json.dumps(run.parameters, sort_keys=True),
+        "code": run.code,
+        "started": int(run.started * 1000),
+        "seconds": run.seconds,
+    }
+
+
+def _lineage_rows(catalog: Catalog) -> list[dict[str, Any]]:
+    return [
+        {"snapshot": each.ref, "input": needed.ref, "step": catalog.runs[each.run].step}
+        for each in catalog.all_snapshots()
+        for needed in catalog.inputs(each)
+    ]
+
+
+def _paths(catalog: Catalog, tables: Mapping[str, Any]) -> dict[str, str]:
+    return {name: catalog.store.at(ref.path) for name, ref in tables.items()}
+
+
+def _attributes_of_documents(catalog: Catalog) -> dict[tuple[str, str], str]:
+    """(documents file, table) -> the newest file of that table: attributes found later serve older snapshots too."""
+    known = {}
+    for commit in catalog.log.refresh():
+        for action in commit.actions:
+            for shard in action.get("snapshot", {}).get("contents", {}).get("shards", ()):
+                documents = shard["tables"].get("documents")
+                for name in ("tokens", "domain"):
+                    if documents and name in shard["tables"]:
+                        known[documents["path"], name] = catalog.store.at(shard["tables"][name]["path"])
+    return known
+
+
+def _shard_rows(catalog: Catalog) -> Iterable[dict[str, Any]]:
+    known = _attributes_of_documents(catalog)
+    for snapshot in catalog.all_snapshots():
+        for number, shard in enumerate(snapshot.contents.shards):
+            documents = shard.tables.get("documents")
+            if documents is None:
+                continue
+            live = shard.tables[snapshot.contents.layers[-1]] if snapshot.contents.layers else None
+            yield {
+                "snapshot": snapshot.ref,
+                "shard": number,
+                "rows": shard.rows,
+                "documents": catalog.store.at(documents.path),
+                "tokens": known.get((documents.path, "tokens")),
+                "domain": known.get((documents.path, "domain")),
+                "live": catalog.store.at(live.path) if live else None,
+            }
+
+
+def _file_rows(catalog: Catalog) -> Iterable[dict[str, Any]]:
+    for snapshot in catalog.all_snapshots():
+        tables = [
+            (i, name, ref) for i, s in enumerate(snapshot.contents.shards) for name, ref in s.tables.items()
+        ]
+        tables += [(None, name, ref) for name, ref in snapshot.contents.artifacts.items()]
+        for number, name, ref in tables:
+            yield {
+                "snapshot": snapshot.ref,
+                "shard": number,
+                "tbl": name,
+                "file": catalog.store.at(ref.path),
+                "sha256": ref.sha256,
+                "bytes": ref.bytes,
+            }
+
+
+def _layer_rows(catalog: Catalog) -> Iterable[dict[str, Any]]:
+    """Each decision file once, under the snapshot that brought it."""
+    known = _attributes_of_documents(catalog)
+    seen = set()
+    in_order = [
+        action["snapshot"]
+        for commit in catalog.log.refresh()
+        for action in commit.actions
+        if "snapshot" in action
+    ]
+    for body in in_order:
+        snapshot = catalog.snapshot(f"{body['name']}@{body['version']}")
+        for layer in snapshot.contents.layers:
+            for shard in snapshot.contents.shards:
+                file = shard.tables[layer]
+                documents = shard.tables["documents"].path
+                if (documents, file.path) in seen:
+                    continue
+                seen.add((documents, file.path))
+                yield {
+                    "snapshot": snapshot.ref,
+                    "step": catalog.runs[snapshot.run].step,
+                    "layer": layer,
+                    "file": catalog.store.at(file.path),
+                    "documents": catalog.store.at(documents),
+                    "tokens": known.get((documents, "tokens")),
+                }

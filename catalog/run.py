@@ -1,0 +1,210 @@
+"""Running a step: look it up, else do it shard by shard with receipts, commit once, publish.
+
+    run(step, *inputs, into=name, catalog=..., executor=...) -> Snapshot
+
+Identity is the fingerprint of (step, ids of its inputs, evidence). If the catalog knows it, nothing runs. Else the step
+builds its contents in stages; a stage maps a function over tasks (one task = one shard or partition) and every finished
+task leaves a receipt in the run's work folder, so that a run killed at any moment continues where it was. Tasks write
+content-named files and return JSON; only this process commits. The executor decides where tasks run, never what they
+answer.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version as distribution_version
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from catalog.catalog import Catalog
+from catalog.fingerprint import canonical, fingerprint
+from catalog.projection import publish
+from catalog.snapshot import Contents, Run, Snapshot
+from catalog.store import FileRef, Store
+
+Task = Mapping[str, Any]
+Receipt = dict[str, Any]
+TaskFunction = Callable[[Store, Task], Receipt]
+
+
+class Step(Protocol):
+    """A frozen dataclass of settings that turns snapshots into the contents of one snapshot.
+
+    `verb` names it in recipes and on the command line. Raise `revision` when equal settings give another answer.
+    `evidence` is what else bears identity and is not a setting: the digests of the files that ingestion reads.
+    """
+
+    verb: ClassVar[str]
+    revision: ClassVar[int]
+
+    def evidence(self) -> Any: ...
+
+    def build(self, work: Work, *inputs: Snapshot) -> Contents: ...
+
+
+class Executor(Protocol):
+    """Maps a function over tasks somewhere. Yields (index of the task, receipt) as they finish, in any order."""
+
+    workers: int
+
+    def map(
+        self, function: TaskFunction, store: Store, tasks: Sequence[Task]
+    ) -> Iterator[tuple[int, Receipt]]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageProgress:
+    """Where a stage of a run is. `documents` and `bytes` add up the receipts' keys of those names."""
+
+    step: str
+    stage: str
+    done: int
+    total: int
+    documents: int
+    bytes: int
+    seconds: float
+
+
+Listener = Callable[[StageProgress], None]
+
+
+def ignore(_: StageProgress) -> None:
+    """A listener that says nothing."""
+
+
+@dataclass(kw_only=True)
+class Work:
+    """One run in progress: its store, scratch folder, executor, and the stages finished so far."""
+
+    step: str
+    fingerprint: str
+    catalog: Catalog
+    executor: Executor
+    listener: Listener = ignore
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    attachments: dict[str, FileRef] = field(default_factory=dict)
+
+    @property
+    def store(self) -> Store:
+        return self.catalog.store
+
+    @property
+    def folder(self) -> Path:
+        """Scratch of this run; the same path after a kill, removed after the commit."""
+        return self.store.work(self.fingerprint)
+
+    def stage(self, name: str, function: TaskFunction, tasks: Sequence[Task]) -> list[Receipt]:
+        """The receipts of `function` over `tasks`, in task order; tasks with a stored receipt are not run again."""
+        started = time.monotonic()
+        path = self.folder / f"{name}.receipts.jsonl"
+        receipts: dict[int, Receipt] = _read_receipts(path)
+        remaining = [index for index in range(len(tasks)) if index not in receipts]
+        documents = sum(receipt.get("documents", 0) for receipt in receipts.values())
+        size = sum(receipt.get("bytes", 0) for receipt in receipts.values())
+
+        def tell() -> None:
+            seconds = time.monotonic() - started
+            self.listener(
+                StageProgress(
+                    step=self.step,
+                    stage=name,
+                    done=len(receipts),
+                    total=len(tasks),
+                    documents=documents,
+                    bytes=size,
+                    seconds=seconds,
+                )
+            )
+
+        tell()
+        with open(path, "a") as file:
+            for position, receipt in self.executor.map(function, self.store, [tasks[i] for i in remaining]):
+                file.write(json.dumps({"task": remaining[position], "receipt": receipt}) + "\n")
+                file.flush()
+                receipts[remaining[position]] = receipt
+                documents += receipt.get("documents", 0)
+                size += receipt.get("bytes", 0)
+                tell()
+        seconds = time.monotonic() - started
+        self.stages.append(
+            {"stage": name, "tasks": len(tasks), "documents": documents, "bytes": size, "seconds": seconds}
+        )
+        return [receipts[index] for index in range(len(tasks))]
+
+
+def run(
+    step: Step,
+    *inputs: Snapshot,
+    into: str,
+    catalog: Catalog,
+    executor: Executor,
+    listener: Listener = ignore,
+) -> Snapshot:
+    """The snapshot that `step` makes of `inputs`, named `into`: from the catalog if it is there, else made now."""
+    identity = identify(step, inputs)
+    made = catalog.refresh().made_by(identity)
+    if made is not None:
+        if made.name == into or any(each.run == identity for each in catalog.snapshots.get(into, [])):
+            return made
+        snapshot = catalog.commit(into, made.contents, catalog.runs[identity])
+        publish(catalog)
+        return snapshot
+    work = Work(step=step.verb, fingerprint=identity, catalog=catalog, executor=executor, listener=listener)
+    started, clock = time.time(), time.monotonic()
+    contents = step.build(work, *inputs)
+    record = Run(
+        fingerprint=identity,
+        step=step.verb,
+        parameters=canonical(step),
+        inputs=tuple(each.id for each in inputs),
+        code=code_version(),
+        started=started,
+        seconds=time.monotonic() - clock,
+        stages=tuple(work.stages),
+        attachments=work.attachments,
+    )
+    snapshot = catalog.commit(into, contents, record, inputs=inputs)
+    publish(catalog)
+    shutil.rmtree(work.folder, ignore_errors=True)
+    return snapshot
+
+
+def identify(step: Step, inputs: Sequence[Snapshot]) -> str:
+    """Fingerprint (hex) of a step on given inputs."""
+    return fingerprint(
+        {"step": canonical(step), "evidence": step.evidence(), "inputs": [each.id for each in inputs]}
+    )
+
+
+def code_version() -> str:
+    """The installed version of this software."""
+    return distribution_version("tamis")
+
+
+def _read_receipts(path: Path) -> dict[int, Receipt]:
+    """Receipts of an earlier, interrupted attempt. A line cut short by the interruption is not a receipt."""
+    if not path.exists():
+        return {}
+    receipts = {}
+    lines = path.read_text().splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    if len(whole) != len(lines):
+        path.write_text("".join(whole))
+    for line in whole:
+        entry = json.loads(line)
+        receipts[entry["task"]] = entry["receipt"]
+    return receipts
+
+
+def file_ref(receipt: Mapping[str, Any]) -> FileRef:
+    """The FileRef that a receipt carries as JSON."""
+    return FileRef(**receipt)
+
+
+def as_json(ref: FileRef) -> dict[str, Any]:
+    """A FileRef as a receipt carries it."""
+    return asdict(ref)

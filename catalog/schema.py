@@ -1,0 +1,94 @@
+"""The tables of document shards: their columns are what users' SQL relies on.
+
+Every table has `row`, the position of the document in its shard's `documents` table, ascending.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+DOCUMENTS = pa.schema(
+    [
+        ("row", pa.int32()),
+        ("id", pa.string()),
+        ("h64", pa.uint64()),
+        ("content", pa.string()),
+        ("source", pa.string()),
+        ("source_id", pa.string()),
+        ("url", pa.string()),
+        ("host", pa.string()),
+        ("domain", pa.string()),
+        ("n_chars", pa.int32()),
+        ("n_bytes", pa.int32()),
+        ("text", pa.large_string()),
+    ]
+)
+
+DECISIONS = pa.schema(
+    [
+        ("row", pa.int32()),
+        ("id", pa.string()),
+        ("kept", pa.bool_()),
+        ("rule", pa.string()),
+        ("reason", pa.string()),
+        ("kept_id", pa.string()),
+        ("similarity", pa.float64()),
+    ]
+)
+
+TOKENS = pa.schema(
+    [
+        ("row", pa.int32()),
+        ("id", pa.string()),
+        ("n_tokens", pa.int32()),
+        ("tokens", pa.large_list(pa.uint16())),
+    ]
+)
+
+DOMAIN = pa.schema(
+    [("row", pa.int32()), ("id", pa.string()), ("domain", pa.string()), ("probability", pa.float32())]
+)
+
+CELLS = pa.schema(
+    [
+        ("row", pa.int32()),
+        ("id", pa.string()),
+        ("window", pa.int32()),
+        ("start", pa.int32()),
+        ("n_tokens", pa.int32()),
+        ("cell", pa.int32()),
+        ("similarity", pa.float32()),
+    ]
+)
+
+DRAWS = pa.schema([("row", pa.int32()), ("id", pa.string()), ("window", pa.int32()), ("cell", pa.int32())])
+
+QUARANTINE = pa.schema(
+    [("path", pa.string()), ("position", pa.string()), ("reason", pa.string()), ("excerpt", pa.string())]
+)
+
+WEIGHTS = pa.schema(
+    [
+        ("cell", pa.int32()),
+        ("pool_tokens", pa.int64()),
+        ("target_tokens", pa.int64()),
+        ("pool_share", pa.float64()),
+        ("target_share", pa.float64()),
+        ("weight", pa.float64()),
+        ("ratio", pa.float64()),
+        ("ratio_low", pa.float64()),
+        ("ratio_high", pa.float64()),
+        ("epochs", pa.float64()),
+        ("capped", pa.bool_()),
+    ]
+)
+
+EVALUATIONS = pa.schema(
+    [
+        ("model", pa.string()),
+        ("id", pa.string()),
+        ("nll_nats", pa.float64()),
+        ("n_tokens", pa.int32()),
+        ("n_bytes", pa.int32()),
+    ]
+)

@@ -1,0 +1,176 @@
+"""The files of a store: content-named data, the log's entries, and scratch for running work.
+
+    _log/          immutable commits (catalog.log)
+    data/ab/       files named by the sha256 of their bytes: writing one twice is harmless
+    work/<id>/     receipts and intermediate files of an unfinished run, removed after its commit
+    catalog.duckdb the published projection (catalog.projection)
+
+Everything the log refers to is a path relative to the root. Files are reached through fsspec, so the same code serves
+an object store; `local` gives a path that other libraries can map into memory.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from catalog.errors import CorruptStore, TamisError
+from catalog.fingerprint import sha256_file
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileRef:
+    """A content-named file of the store: path relative to the root, sha256 of its bytes, size in bytes."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+class Store:
+    """A folder or bucket. Cheap to make and to pickle: it holds nothing but its root."""
+
+    def __init__(self, root: str | Path):
+        self.root = str(root) if "://" in str(root) else str(Path(root).expanduser().resolve())
+        self.fs, self._base = fsspec.core.url_to_fs(self.root)
+
+    def __reduce__(self) -> tuple[type[Store], tuple[str]]:
+        return Store, (self.root,)
+
+    def __repr__(self) -> str:
+        return f"Store({self.root!r})"
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.fs, LocalFileSystem)
+
+    def at(self, path: str) -> str:
+        """The address of a relative path, as this store's filesystem spells it."""
+        return f"{self._base}/{path}"
+
+    def exists(self, path: str) -> bool:
+        return bool(self.fs.exists(self.at(path)))
+
+    def read(self, path: str) -> bytes:
+        """The bytes of a small file. Raises FileNotFoundError."""
+        return bytes(self.fs.cat_file(self.at(path)))
+
+    def put_if_absent(self, path: str, data: bytes) -> bool:
+        """Create `path` with `data` unless it exists; True when this call created it. Atomic, durable when True.
+
+        On a local disk a complete temporary file is linked to its name: `link` fails when the name is taken, so a
+        reader never sees a partial file. Elsewhere it is the filesystem's own exclusive creation.
+        """
+        target = self.at(path)
+        if not self.is_local:
+            try:
+                self.fs.pipe_file(target, data, mode="create")
+            except FileExistsError:
+                return False
+            return True
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        temporary = f"{target}.{secrets.token_hex(6)}.tmp"
+        try:
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(temporary, target)
+            _sync_folder(os.path.dirname(target))
+        except FileExistsError:
+            return False
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+        return True
+
+    def put(self, source: Path, *, suffix: str) -> FileRef:
+        """Move a finished local file into the store under the sha256 of its bytes."""
+        sha256 = sha256_file(source)
+        ref = FileRef(path=f"data/{sha256[:2]}/{sha256}.{suffix}", sha256=sha256, bytes=source.stat().st_size)
+        target = self.at(ref.path)
+        if self.fs.exists(target) and self.fs.size(target) == ref.bytes:
+            source.unlink()
+        elif self.is_local:
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            with open(source, "rb") as file:
+                os.fsync(file.fileno())
+            _move(source, target)
+            _sync_folder(os.path.dirname(target))
+        else:
+            self.fs.put_file(str(source), target)
+            source.unlink()
+        return ref
+
+    @contextmanager
+    def writing(self, *, suffix: str) -> Iterator[tuple[Path, list[FileRef]]]:
+        """A scratch path to write to; on leaving, the file is put and its FileRef appended to the list."""
+        folder = self.scratch()
+        path = folder / f"{secrets.token_hex(8)}.{suffix}"
+        refs: list[FileRef] = []
+        try:
+            yield path, refs
+            refs.append(self.put(path, suffix=suffix))
+        except OSError as error:
+            if error.errno == 28:  # ENOSPC
+                raise TamisError(
+                    f"the disk of {self.root} is full: free space and run the same command again"
+                ) from error
+            raise
+        finally:
+            path.unlink(missing_ok=True)
+
+    def scratch(self) -> Path:
+        """A local folder for files that are not finished yet, on the same disk as a local store."""
+        if not self.is_local:
+            return Path(tempfile.gettempdir())
+        folder = Path(self._base) / "work" / "_scratch"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def local(self, ref: FileRef) -> Path:
+        """A local path with the bytes of `ref`; from a remote store the file is copied once. Raises CorruptStore."""
+        path = Path(self.at(ref.path))
+        if not self.is_local:
+            path = Path(tempfile.gettempdir()) / "tamis-cache" / ref.path
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                partial = path.with_suffix(f".{secrets.token_hex(6)}")
+                self.fs.get_file(self.at(ref.path), str(partial))
+                os.replace(partial, path)
+        if not path.exists():
+            raise CorruptStore(f"{ref.path} is missing from {self.root}: `tamis verify` lists what else is")
+        return path
+
+    def work(self, name: str) -> Path:
+        """The local scratch folder of one unfinished run."""
+        base = Path(self._base) if self.is_local else Path(tempfile.gettempdir()) / "tamis-work"
+        folder = base / "work" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+
+def _move(source: Path, target: str) -> None:
+    try:
+        os.replace(source, target)
+    except OSError:  # another disk: copy beside the target, then rename
+        partial = f"{target}.{secrets.token_hex(6)}.tmp"
+        shutil.copyfile(source, partial)
+        os.replace(partial, target)
+        source.unlink()
+
+
+def _sync_folder(folder: str) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
