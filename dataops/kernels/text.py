@@ -29,7 +29,7 @@ def matching_form(texts: Texts) -> pa.LargeStringArray:
     """NFKC, then lower case, of each text; a null gives the empty text. For comparing texts, never for training on."""
     offsets, data = fold(text_bytes(texts))
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
-    return pa.LargeStringArray.from_buffers(pa.large_string(), len(offsets) - 1, buffers)
+    return pa.Array.from_buffers(pa.large_string(), len(offsets) - 1, buffers)
 
 
 def fold(texts: Ragged) -> Ragged:

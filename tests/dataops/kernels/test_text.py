@@ -100,7 +100,6 @@ def test_without_marks_and_unspaced_scripts_words_are_pythons(strings: list[str]
 def test_words_differ_from_pythons_only_as_documented() -> None:
     got = dict(zip(WRITINGS, text.words(pa.array(WRITINGS)), strict=True))
     assert got["हिन्दी में लिखा हुआ"] == ["हिन्दी", "में", "लिखा", "हुआ"]  # Python cuts at every vowel sign
-    assert got["מָ"] == ["מָ"] if "מָ" in got else True
     assert got["漢字とカタカナ、ｶﾞｷﾞ mixed英語text"][:4] == ["漢", "字", "と", "カ"]
     assert got["漢字とカタカナ、ｶﾞｷﾞ mixed英語text"][-4:] == ["mixed", "英", "語", "text"]
     assert len(got["ภาษาไทยไม่มีช่องว่าง"]) == len("ภาษาไทยไม่มีช่องว่าง")
