@@ -1,0 +1,176 @@
+"""Cells: k-means clusters of windows, on an embedding computed from the corpus itself, on CPUs.
+
+    fit     document frequencies of hashed n-grams over all windows -> idf; a sample drawn by window id -> projection
+            (kernels.embed) and tree of spherical k-means (kernels.kmeans)
+    assign  every window to its nearest leaf
+
+`FitCells` fits on its input and assigns it; `AssignCells` assigns another snapshot, the target, by the same centroids.
+The table `cells` has one row per window: cell, and the cosine similarity to its centroid, which coverage reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from catalog import schema
+from catalog.run import Receipt, Task, Work, as_json, file_ref
+from catalog.snapshot import Contents, Snapshot
+from catalog.store import FileRef, Store
+from catalog.tables import write_table
+from catalog.tokenizer import BpeTokenizer
+from dataops.kernels.embed import document_frequency, embed, fit_projection, idf_weights
+from dataops.kernels.hashing import mix64, uniform
+from dataops.kernels.kmeans import Tree, assign, fit_tree
+from dataops.step import extend, shard_tasks
+from dataops.windows import Windows, windows_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitCells:
+    """Embed windows of `context` tokens and cluster them into about `cells` cells."""
+
+    verb: ClassVar[str] = "fit-cells"
+    revision: ClassVar[int] = 1
+
+    context: int = 256
+    cells: int = 64
+    branching: int = 64
+    dimension: int = 64
+    buckets: int = 1 << 16
+    sample_windows: int = 20_000
+    iterations: int = 15
+    seed: int = 1
+
+    def evidence(self) -> None:
+        """Nothing but its inputs bears on the result."""
+
+    def build(self, work: Work, *inputs: Snapshot) -> Contents:
+        """The one input, tokenized, with the table `cells` and the fitted arrays as artifact `cells`."""
+        (snapshot,) = inputs
+        snapshot.require("documents", "documents", "tokens")
+        settings = {"step": self, "folder": str(work.folder), "tokenizer": snapshot.artifact("tokenizer")}
+        counted = work.stage("count", _count, shard_tasks(snapshot, **settings))
+        num_windows = sum(receipt["windows"] for receipt in counted)
+        rate = min(1.0, self.sample_windows / max(num_windows, 1))
+        sampled = work.stage("sample", _sample, shard_tasks(snapshot, rate=rate, **settings))
+        counts, samples = [r["path"] for r in counted], [r["path"] for r in sampled]
+        task = {"counts": counts, "samples": samples, "windows": num_windows, **settings}
+        (fitted,) = work.stage("fit", _fit, [task])
+        model = file_ref(fitted["model"])
+        receipts = work.stage("assign", _assign, shard_tasks(snapshot, model=model, context=self.context, **settings))
+        similarities = np.concatenate([np.load(receipt["similarities"]) for receipt in receipts])
+        summary = {
+            "windows": num_windows,
+            "cells": fitted["cells"],
+            "context": self.context,
+            "similarity_1st_percentile": float(np.percentile(similarities, 1)) if len(similarities) else 0.0,
+        }
+        artifacts = {"tokenizer": settings["tokenizer"], "cells": model}
+        return extend(snapshot, receipts, artifacts=artifacts, summary=summary)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssignCells:
+    """Put the windows of a tokenized snapshot into the cells fitted on another."""
+
+    verb: ClassVar[str] = "assign-cells"
+    revision: ClassVar[int] = 1
+
+    context: int = 256
+    dimension: int = 64
+
+    def evidence(self) -> None:
+        """Nothing but its inputs bears on the result."""
+
+    def build(self, work: Work, *inputs: Snapshot) -> Contents:
+        """The first input with the table `cells`; the second carries the fitted cells."""
+        snapshot, fitted = inputs
+        snapshot.require("documents", "documents", "tokens")
+        artifacts = {"tokenizer": snapshot.artifact("tokenizer"), "cells": fitted.artifact("cells")}
+        settings = {"folder": str(work.folder), "tokenizer": artifacts["tokenizer"], "context": self.context}
+        receipts = work.stage("assign", _assign, shard_tasks(snapshot, model=artifacts["cells"], **settings))
+        summary = {"windows": sum(receipt["windows"] for receipt in receipts)}
+        return extend(snapshot, receipts, artifacts=artifacts, summary=summary)
+
+
+def _cut(store: Store, task: Task, context: int) -> Windows:
+    byte_lengths = BpeTokenizer(store.local(task["tokenizer"])).byte_lengths
+    return windows_of(store, task["shard"], task["layers"], context=context, byte_lengths=byte_lengths)
+
+
+def _count(store: Store, task: Task) -> Receipt:
+    step: FitCells = task["step"]
+    windows = _cut(store, task, step.context)
+    path = Path(task["folder"]) / f"count-{task['number']}.npy"
+    np.save(path, document_frequency(windows.text, step.buckets))
+    return {"path": str(path), "windows": len(windows), "documents": len(windows), "bytes": windows.text.nbytes}
+
+
+def _sample(store: Store, task: Task) -> Receipt:
+    step: FitCells = task["step"]
+    windows = _cut(store, task, step.context)
+    chosen = uniform(step.seed, window_keys(windows.h64, windows.window)) < task["rate"]
+    path = Path(task["folder"]) / f"sample-{task['number']}.arrow"
+    table = pa.table({"text": windows.text.filter(pa.array(chosen))})
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return {"path": str(path), "documents": int(chosen.sum())}
+
+
+def window_keys(h64: np.ndarray, window: np.ndarray) -> np.ndarray:
+    """One uint64 per window that depends on the document's id and the window's number alone."""
+    return mix64(h64 ^ mix64(window.astype(np.uint64)))
+
+
+def _fit(store: Store, task: Task) -> Receipt:
+    step: FitCells = task["step"]
+    frequency = sum(np.load(path) for path in task["counts"])
+    idf = idf_weights(np.asarray(frequency), task["windows"])
+    sample = pa.concat_tables([pa.ipc.open_file(path).read_all() for path in task["samples"]])["text"].combine_chunks()
+    projection = fit_projection(sample, idf, step.dimension, step.seed)
+    points = embed(sample, idf, projection)
+    leaves = min(step.cells, max(1, len(points) // 8))
+    tree = fit_tree(
+        points, branching=step.branching, leaves=leaves, seed=step.seed, iterations=step.iterations
+    )
+    with store.writing(suffix="npz") as (path, refs):
+        np.savez(path, idf=idf, projection=projection, **tree.arrays())
+    return {"model": as_json(refs[0]), "cells": tree.num_leaves, "documents": len(points)}
+
+
+def _assign(store: Store, task: Task) -> Receipt:
+    windows = _cut(store, task, task["context"])
+    model = load_cells(store, task["model"])
+    points = embed(windows.text, model["idf"], model["projection"])
+    cell, similarity = assign(model["tree"], points)
+    columns = {
+        "row": windows.row,
+        "id": windows.id,
+        "window": windows.window,
+        "start": windows.start,
+        "n_tokens": windows.n_tokens,
+        "cell": cell,
+        "similarity": similarity,
+    }
+    path = Path(task["folder"]) / f"similarity-{task['number']}.npy"
+    np.save(path, similarity)
+    return {
+        "tables": {"cells": as_json(write_table(store, pa.table(columns).cast(schema.CELLS)))},
+        "similarities": str(path),
+        "windows": len(windows),
+        "documents": len(windows),
+        "bytes": windows.text.nbytes,
+    }
+
+
+def load_cells(store: Store, ref: FileRef) -> Mapping[str, Any]:
+    """The fitted idf, projection and tree. Plain arrays: nothing is unpickled."""
+    with np.load(store.local(ref), allow_pickle=False) as arrays:
+        named = {name: arrays[name] for name in arrays.files}
+    return {"idf": named.pop("idf"), "projection": named.pop("projection"), "tree": Tree.from_arrays(named)}

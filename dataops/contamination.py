@@ -1,0 +1,103 @@
+"""Decontamination: pool documents that repeat evaluation text are dropped before anything is learned from the pool.
+
+Word 13-grams of the evaluation documents are looked up in the pool (GPT-3, 2005.14165 appendix C). A 13-gram that many
+pool documents share is boilerplate, a licence or a greeting, and convicts nobody: those above `common_from` documents
+are set aside first. A document goes when at least `min_matches` of its remaining 13-grams, or at least `min_share`, are
+evaluation text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from catalog.run import Receipt, Task, Work
+from catalog.snapshot import Contents, Snapshot
+from catalog.store import Store
+from catalog.tables import read_live
+from dataops.kernels.ngrams import contained_ngrams, shingles
+from dataops.step import counts, decide, extend, layer_name, shard_tasks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decontaminate:
+    """Drop documents of the first snapshot that share word n-grams with the others, the evaluation sets."""
+
+    verb: ClassVar[str] = "decontaminate"
+    revision: ClassVar[int] = 1
+
+    ngram: int = 13
+    common_from: int = 10
+    min_matches: int = 20
+    min_share: float = 0.1
+
+    def evidence(self) -> None:
+        """Nothing but its inputs bears on the result."""
+
+    def build(self, work: Work, *inputs: Snapshot) -> Contents:
+        """A decision layer `contaminated` on the first input."""
+        pool, *evaluation = inputs
+        pool.require("documents")
+        settings = {"step": self, "folder": str(work.folder)}
+        tasks = [task for each in evaluation for task in shard_tasks(each.require("documents"), **settings)]
+        collected = work.stage("evaluation n-grams", _collect, [{**t, "index": i} for i, t in enumerate(tasks)])
+        vocabulary = np.unique(np.concatenate([np.load(receipt["path"]) for receipt in collected]))
+        np.save(work.folder / "vocabulary.npy", vocabulary)
+        seen = work.stage("count", _count, shard_tasks(pool, **settings))
+        documents_with = sum(np.load(receipt["path"]).astype(np.int64) for receipt in seen)
+        telling = vocabulary[np.asarray(documents_with) < self.common_from]
+        np.save(work.folder / "telling.npy", telling)
+        layer = layer_name(pool, "contaminated")
+        receipts = work.stage("decide", _decide, shard_tasks(pool, layer=layer, **settings))
+        summary = {
+            **counts(receipts),
+            "evaluation_documents": sum(receipt["documents"] for receipt in collected),
+            "ngrams": len(vocabulary),
+            "common_ngrams": len(vocabulary) - len(telling),
+        }
+        return extend(pool, receipts, layer=layer, summary=summary)
+
+
+def _collect(store: Store, task: Task) -> Receipt:
+    live = read_live(store, task["shard"], task["layers"], ["text"])
+    _, values = shingles(live["text"], task["step"].ngram)
+    path = Path(task["folder"]) / f"evaluation-{task['index']}.npy"
+    np.save(path, np.unique(values))
+    return {"path": str(path), "documents": live.num_rows}
+
+
+def _count(store: Store, task: Task) -> Receipt:
+    """How many documents of the shard hold each evaluation n-gram."""
+    vocabulary = np.load(Path(task["folder"]) / "vocabulary.npy")
+    live = read_live(store, task["shard"], task["layers"], ["text"])
+    _, values = shingles(live["text"], task["step"].ngram)
+    present = values[np.isin(values, vocabulary)]
+    found = np.searchsorted(vocabulary, present)
+    path = Path(task["folder"]) / f"count-{task['number']}.npy"
+    np.save(path, np.bincount(found, minlength=len(vocabulary)).astype(np.int32))
+    return {"path": str(path), "documents": live.num_rows, "bytes": live["text"].nbytes}
+
+
+def _decide(store: Store, task: Task) -> Receipt:
+    step: Decontaminate = task["step"]
+    telling = np.load(Path(task["folder"]) / "telling.npy")
+    live = read_live(store, task["shard"], task["layers"], ["row", "id", "text"])
+    hits, total, first = contained_ngrams(live["text"], step.ngram, telling)
+    share = hits / np.maximum(total, 1)
+    gone = np.flatnonzero((hits > 0) & ((hits >= step.min_matches) | (share >= step.min_share)))
+    reasons = [f"{hits[i]} of {total[i]} word {step.ngram}-grams are evaluation text, from word {first[i]}" for i in gone]
+    dropped = pa.table(
+        {
+            "row": live["row"].combine_chunks().take(pa.array(gone)),
+            "rule": pa.array(["contaminated"] * len(gone), pa.string()),
+            "reason": pa.array(reasons, pa.string()),
+            "kept_id": pa.nulls(len(gone), pa.string()),
+            "similarity": pa.array(share[gone]),
+        }
+    )
+    receipt = decide(store, live.select(["row", "id"]), dropped, layer=task["layer"])
+    return {**receipt, "bytes": live["text"].nbytes}

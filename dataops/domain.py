@@ -1,0 +1,190 @@
+"""Domain classification with fastText (1607.01759): trained on the documents that carry a domain, applied to the rest.
+
+Two steps: `TrainClassifier` makes a classifier snapshot and measures it on held-out labelled documents; `Classify` adds
+the table `domain`, where a document's own label stands before a predicted one. Training uses one thread: fastText's
+lock-free updates give other bytes each time with more.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import quote, unquote
+
+import numpy as np
+import pyarrow as pa
+
+from catalog import schema
+from catalog.errors import UsageError
+from catalog.run import Receipt, Task, Work, as_json, file_ref
+from catalog.snapshot import Contents, Snapshot
+from catalog.store import Store
+from catalog.tables import read_live, write_table
+from dataops.kernels.hashing import uniform
+from dataops.kernels.text import matching_form
+from dataops.step import extend, shard_tasks
+
+PREFIX_CHARS = 2000  # the beginning of a document tells its domain; more makes training slower, not better
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainClassifier:
+    """A fastText model of the declared domains, with accuracy and F1 on held-out documents."""
+
+    verb: ClassVar[str] = "train-classifier"
+    revision: ClassVar[int] = 1
+
+    dimension: int = 24
+    epochs: int = 8
+    learning_rate: float = 0.4
+    word_ngrams: int = 2
+    buckets: int = 100_000
+    held_out: float = 0.15
+    min_documents: int = 20
+    max_documents_per_domain: int = 4_000
+    seed: int = 1
+
+    def evidence(self) -> None:
+        """Nothing but its inputs bears on the result."""
+
+    def build(self, work: Work, *inputs: Snapshot) -> Contents:
+        """A classifier snapshot: the model file and its report."""
+        settings = {"step": self, "folder": str(work.folder)}
+        tasks = [task for each in inputs for task in shard_tasks(each.require("documents"), **settings)]
+        collected = work.stage("collect", _collect, [{**task, "index": i} for i, task in enumerate(tasks)])
+        paths = [receipt["path"] for receipt in collected]
+        (trained,) = work.stage("train", _train, [{**settings, "paths": paths}])
+        return Contents(kind="classifier", artifacts={"model": file_ref(trained["model"])}, summary=trained["report"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classify:
+    """Add the table `domain`: the declared domain, else the predicted one with its probability."""
+
+    verb: ClassVar[str] = "classify"
+    revision: ClassVar[int] = 1
+
+    def evidence(self) -> None:
+        """Nothing but its inputs bears on the result."""
+
+    def build(self, work: Work, *inputs: Snapshot) -> Contents:
+        """The first input with its domains; the second is the classifier."""
+        snapshot, classifier = inputs
+        model = classifier.require("classifier").artifact("model")
+        receipts = work.stage("predict", _predict, shard_tasks(snapshot.require("documents"), model=model))
+        domains: dict[str, int] = {}
+        for receipt in receipts:
+            for name, count in receipt["domains"].items():
+                domains[name] = domains.get(name, 0) + count
+        predicted = sum(receipt["predicted"] for receipt in receipts)
+        return extend(snapshot, receipts, summary={"domains": dict(sorted(domains.items())), "predicted": predicted})
+
+
+def one_line(texts: pa.ChunkedArray) -> list[str]:
+    """What fastText sees of each document: the matching form of its beginning, on one line."""
+    beginnings = pa.array([text[:PREFIX_CHARS] for text in texts.to_pylist()], pa.large_string())
+    return [" ".join(text.split()) for text in matching_form(beginnings).to_pylist()]
+
+
+def _collect(store: Store, task: Task) -> Receipt:
+    live = read_live(store, task["shard"], task["layers"], ["h64", "domain", "text"])
+    live = live.filter(live["domain"].is_valid())
+    path = Path(task["folder"]) / f"labelled-{task['index']}.jsonl"
+    rows = zip(live["h64"].to_pylist(), live["domain"].to_pylist(), one_line(live["text"]), strict=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {"path": str(path), "documents": live.num_rows, "bytes": live["text"].nbytes}
+
+
+def _train(store: Store, task: Task) -> Receipt:
+    import fasttext
+
+    step: TrainClassifier = task["step"]
+    rows = [json.loads(line) for path in task["paths"] for line in Path(path).read_text().splitlines()]
+    rows = _balanced(sorted(row for row in rows if row[2]), step)
+    domains = sorted({domain for _, domain, _ in rows})
+    if len(domains) < 2:
+        raise UsageError(
+            f"a classifier needs two domains with {step.min_documents} labelled documents each, "
+            f"the input has {len(domains)}: name the column with --domain-column or leave classification out"
+        )
+    held = uniform(step.seed, np.array([row[0] for row in rows], np.uint64)) < step.held_out
+    lines = [f"__label__{quote(domain)} {text}\n" for _, domain, text in rows]
+    training = Path(task["folder"]) / "training.txt"
+    training.write_text("".join(line for line, out in zip(lines, held, strict=True) if not out))
+    model = fasttext.train_supervised(
+        str(training),
+        dim=step.dimension,
+        epoch=step.epochs,
+        lr=step.learning_rate,
+        wordNgrams=step.word_ngrams,
+        bucket=step.buckets,
+        minCount=3,
+        seed=step.seed,
+        thread=1,
+        verbose=0,
+    )
+    tests = [row for row, out in zip(rows, held, strict=True) if out]
+    predicted = _predictions(model, [text for _, _, text in tests])[0] if tests else []
+    with store.writing(suffix="bin") as (path, refs):
+        model.save_model(str(path))
+    truth = [domain for _, domain, _ in tests]
+    return {"model": as_json(refs[0]), "report": report(truth, predicted, domains), "documents": len(rows)}
+
+
+def _balanced(rows: list[list[Any]], step: TrainClassifier) -> list[list[Any]]:
+    """At most `max_documents_per_domain` of each domain, in order of their hash; rare domains are left out."""
+    by_domain: dict[str, list[list[Any]]] = {}
+    for row in rows:
+        by_domain.setdefault(row[1], []).append(row)
+    chosen = [group[: step.max_documents_per_domain] for group in by_domain.values() if len(group) >= step.min_documents]
+    return sorted(row for group in chosen for row in group)
+
+
+def report(truth: list[str], predicted: list[str], domains: list[str]) -> dict[str, Any]:
+    """Accuracy, macro F1, and precision, recall and F1 by domain, on held-out documents."""
+    rows = {}
+    for domain in domains:
+        hits = sum(t == domain == p for t, p in zip(truth, predicted, strict=True))
+        precision = hits / max(predicted.count(domain), 1)
+        recall = hits / max(truth.count(domain), 1)
+        f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
+        rows[domain] = {"documents": truth.count(domain), "precision": precision, "recall": recall, "f1": f1}
+    correct = sum(t == p for t, p in zip(truth, predicted, strict=True))
+    return {
+        "held_out_documents": len(truth),
+        "accuracy": correct / max(len(truth), 1),
+        "macro_f1": sum(row["f1"] for row in rows.values()) / max(len(rows), 1),
+        "by_domain": rows,
+    }
+
+
+def _predict(store: Store, task: Task) -> Receipt:
+    import fasttext
+
+    live = read_live(store, task["shard"], task["layers"], ["row", "id", "domain", "text"])
+    model = fasttext.load_model(str(store.local(task["model"])))
+    declared = live["domain"].to_pylist()
+    unknown = [i for i, domain in enumerate(declared) if domain is None]
+    texts = one_line(live["text"].take(pa.array(unknown, pa.int64())))
+    names, probabilities = _predictions(model, texts) if unknown else ([], [])
+    domain, probability = list(declared), [1.0] * len(declared)
+    for index, name, value in zip(unknown, names, probabilities, strict=True):
+        domain[index], probability[index] = name, value
+    columns = {"row": live["row"], "id": live["id"], "domain": domain, "probability": pa.array(probability, pa.float32())}
+    table = pa.table(columns).cast(schema.DOMAIN)
+    return {
+        "tables": {"domain": as_json(write_table(store, table))},
+        "domains": {name: domain.count(name) for name in set(domain)},
+        "predicted": len(unknown),
+        "documents": live.num_rows,
+        "bytes": live["text"].nbytes,
+    }
+
+
+def _predictions(model: Any, texts: list[str]) -> tuple[list[str], list[float]]:
+    """Most likely domain of each text and its probability. fasttext 0.9.3 with numpy 2 can only predict lists."""
+    labels, probabilities = model.predict(texts)
+    names = [unquote(label[0].removeprefix("__label__")) for label in labels]
+    return names, [min(1.0, float(value[0])) for value in probabilities]

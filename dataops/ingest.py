@@ -1,0 +1,156 @@
+"""Ingestion: files of any supported format become document shards; what can't be used is quarantined with its reason.
+
+A record's text is stored in normal form (dataops.normal_form), which is what everything later sees. `id` names the
+occurrence: it hashes source, place of the record among the inputs, and content, so a re-run gives the same ids wherever
+the files lie. `content` hashes the normal form. One slice of input is one shard, cut by size alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+
+from catalog import schema
+from catalog.fingerprint import sha256_file
+from catalog.run import Receipt, Task, Work, as_json, file_ref
+from catalog.snapshot import Contents, Shard, Snapshot
+from catalog.store import Store
+from catalog.tables import write_table
+from dataops.input_check import check
+from dataops.inputs import Input, discover, slices
+from dataops.kernels.hashing import content_hash, document_ids, h64, to_hex
+from dataops.normal_form import normal_form
+from dataops.readers import read
+from dataops.records import Quarantined, ReadOptions, Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ingest:
+    """Documents from files, folders and globs. Where the files lie bears no identity; their bytes and names do."""
+
+    verb: ClassVar[str] = "ingest"
+    revision: ClassVar[int] = 1
+
+    paths: tuple[str, ...] = field(compare=False)
+    source: str | None = None
+    text_column: str = "text"
+    id_column: str | None = None
+    source_column: str | None = None
+    domain_column: str | None = None
+    url_column: str | None = None
+    shard_bytes: int = 8 << 20
+
+    @property
+    def options(self) -> ReadOptions:
+        """The columns to read."""
+        return ReadOptions(
+            text_column=self.text_column,
+            id_column=self.id_column,
+            source_column=self.source_column,
+            domain_column=self.domain_column,
+            url_column=self.url_column,
+        )
+
+    def inputs(self) -> list[Input]:
+        """The files behind `paths`. Raises BadInput for what can't be read at all."""
+        found = discover(self.paths, source=self.source)
+        check(found, self.options)
+        return found
+
+    def evidence(self) -> Any:
+        """Name, source and digest of every input file."""
+        return [[each.name, each.source, sha256_file(each.path)] for each in self.inputs()]
+
+    def build(self, work: Work, *inputs: Snapshot) -> Contents:
+        """One shard a slice, with the tables `documents` and `quarantine`."""
+        assert not inputs
+        tasks = [
+            {"slice": each, "options": self.options} for each in slices(self.inputs(), target_bytes=self.shard_bytes)
+        ]
+        receipts = work.stage("read", _read, tasks)
+        shards = tuple(
+            Shard(rows=receipt["documents"], tables={k: file_ref(ref) for k, ref in receipt["tables"].items()})
+            for receipt in receipts
+        )
+        quarantined: dict[str, int] = {}
+        for receipt in receipts:
+            for reason, count in receipt["quarantined"].items():
+                quarantined[reason] = quarantined.get(reason, 0) + count
+        summary = {
+            "documents": sum(receipt["documents"] for receipt in receipts),
+            "bytes": sum(receipt["bytes"] for receipt in receipts),
+            "changed_by_normalization": sum(receipt["changed"] for receipt in receipts),
+            "quarantined": dict(sorted(quarantined.items())),
+        }
+        return Contents(kind="documents", shards=shards, summary=summary)
+
+
+def _read(store: Store, task: Task) -> Receipt:
+    records: list[Record] = []
+    texts: list[str] = []
+    refused: list[Quarantined] = []
+    changed = 0
+    for item in read(task["slice"], task["options"]):
+        if isinstance(item, Quarantined):
+            refused.append(item)
+            continue
+        text = normal_form(item.text)
+        if not text:
+            name, _, position = item.key.rpartition("#")
+            refused.append(Quarantined(path=name, position=position, reason="empty-text", excerpt=""))
+            continue
+        changed += text != item.text
+        records.append(item)
+        texts.append(text)
+    documents = documents_table(records, texts)
+    quarantine = pa.table(
+        {name: [getattr(each, name) for each in refused] for name in schema.QUARANTINE.names}, schema=schema.QUARANTINE
+    )
+    reasons = [each.reason for each in refused]
+    return {
+        "tables": {
+            "documents": as_json(write_table(store, documents)),
+            "quarantine": as_json(write_table(store, quarantine)),
+        },
+        "documents": len(records),
+        "bytes": sum(documents["n_bytes"].to_pylist()),
+        "changed": changed,
+        "quarantined": {reason: reasons.count(reason) for reason in set(reasons)},
+    }
+
+
+def documents_table(records: list[Record], texts: list[str]) -> pa.Table:
+    """The `documents` table of one shard."""
+    text = pa.array(texts, pa.large_string())
+    contents = content_hash(text)
+    ids = document_ids("", [f"{each.source}\n{each.key}" for each in records], contents)
+    columns = {
+        "row": range(len(records)),
+        "id": to_hex(ids),
+        "h64": h64(ids),
+        "content": to_hex(contents),
+        "source": [each.source for each in records],
+        "source_id": [each.source_id for each in records],
+        "url": [each.url for each in records],
+        "host": [_host(each.url) for each in records],
+        "domain": [each.domain for each in records],
+        "n_chars": [len(each) for each in texts],
+        "n_bytes": [len(each.encode()) for each in texts],
+        "text": text,
+    }
+    arrays = [_typed(columns[field.name], field.type) for field in schema.DOCUMENTS]
+    return pa.Table.from_arrays(arrays, schema=schema.DOCUMENTS)
+
+
+def _typed(values: Any, kind: pa.DataType) -> pa.Array:
+    return values if isinstance(values, pa.Array) else pa.array(values, kind)
+
+
+def _host(url: str | None) -> str | None:
+    try:
+        return urlsplit(url).hostname if url else None
+    except ValueError:  # a malformed address has no host; the address itself is kept
+        return None
