@@ -30,7 +30,9 @@ WRITINGS = [
     "",
 ]
 DIFFICULT = st.text(
-    st.sampled_from("aZ_9 .-éÉẞßΣσςİıǅﬁ½…\u0301\u0323\u0327\u0345\u093f\u1100\u1161\u11a8각ガか\u3099ｶﾞ漢々〇ไทย\u0e31🙂\u200d\ufe0f\u00a0\u2028"),
+    st.sampled_from(
+        "aZ_9 .-éÉẞßΣσςİıǅﬁ½…\u0301\u0323\u0327\u0345\u093f\u1100\u1161\u11a8각ガか\u3099ｶﾞ漢々〇ไทย\u0e31🙂\u200d\ufe0f\u00a0\u2028"
+    ),
     max_size=30,
 )
 
@@ -66,7 +68,10 @@ def test_classes_are_what_python_says_of_each_character() -> None:
 
 def test_matching_form_of_each_character_alone_and_between_others_is_pythons() -> None:
     for template in ("{}", "a{}", "\u0301{}e", "Σ{}", "{}\u0301\u0327"):
-        strings = [template.format(c) for c in EVERY_CHARACTER]
+        characters = (
+            EVERY_CHARACTER[:0x3400] + EVERY_CHARACTER[0x3400::37] if template != "{}" else EVERY_CHARACTER[:0x33000]
+        )
+        strings = [template.format(c) for c in characters]
         got = text.matching_form(pa.array(strings)).to_pylist()
         wrong = [s for s, g in zip(strings, got, strict=True) if g != python_form(s)]
         assert not wrong

@@ -1,0 +1,173 @@
+"""Words, shingles and word n-grams of the matching form as 64-bit hashes.
+
+A word's hash is FNV-1a over its folded UTF-8 bytes, finalised by splitmix64. An n-gram's hash is a polynomial in its word
+hashes modulo 2^64, rolled along the document (one multiply-add a word whatever n) and finalised, so order matters and the
+cost does not grow with n. Two different n-grams collide with probability about 2^-64.
+"""
+
+import numba
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dataops.kernels import codepoints
+from dataops.kernels.hashing import mix_one
+from dataops.kernels.ragged import Ragged, Texts, read_only, text_bytes
+from dataops.kernels.text import fold, next_word
+
+_FNV_BASIS = np.uint64(0xCBF29CE484222325)
+_FNV_PRIME = np.uint64(0x100000001B3)
+_ROLL = np.uint64(0x9FB21C651E98DF25)  # odd, so that a word's weight never vanishes
+_ONE = np.uint64(1)
+
+
+def word_hashes(texts: Texts) -> Ragged:
+    """uint64 hash of each word of each text's matching form, in order. Equal words have equal hashes everywhere."""
+    folded = fold(text_bytes(texts))
+    return Ragged(*_word_hashes(folded.offsets, folded.values, codepoints.classes()))
+
+
+def ngram_hashes(texts: Texts, n: int) -> Ragged:
+    """uint64 hash of each run of `n` words of each text, in order and with repeats; none for texts of fewer words."""
+    words = word_hashes(texts)
+    return Ragged(*_ngram_hashes(words.offsets, words.values, _at_least_one(n)))
+
+
+def shingles(texts: Texts, n: int = 5) -> Ragged:
+    """The set of `n`-word hashes of each text: uint64, ascending, distinct; empty for texts of fewer than `n` words."""
+    return Ragged(*_sorted_sets(*ngram_hashes(texts, n)))
+
+
+def contained_ngrams(
+    texts: Texts, n: int, vocabulary: ArrayLike
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """How much of each text is in `vocabulary` (`n`-word hashes, uint64, ascending): (hits, total, first), int64[n] each.
+
+    `hits` of `total` n-grams, repeats counted, are in the vocabulary; `first` is the word at which the first one starts,
+    -1 if there is none. Raises ValueError if the vocabulary is not ascending.
+    """
+    known = read_only(vocabulary, np.uint64)
+    if np.any(known[1:] < known[:-1]):
+        raise ValueError("vocabulary is not ascending: pass np.unique(hashes)")
+    offsets, values = ngram_hashes(texts, n)
+    bits = max(1, min(24, len(known).bit_length()))
+    prefixes = np.arange(1 << bits, dtype=np.uint64) << np.uint64(64 - bits)
+    starts = np.append(np.searchsorted(known, prefixes), len(known))
+    return _contained(offsets, values, known, starts, np.uint64(64 - bits))
+
+
+def _at_least_one(n: int) -> int:
+    if n < 1:
+        raise ValueError(f"n-grams of {n} words: n must be at least 1")
+    return n
+
+
+@numba.njit(cache=True, nogil=True)
+def _word_hashes(offsets, data, classes):  # type: ignore[no-untyped-def]
+    num = offsets.size - 1
+    hashes = np.empty(data.size // 2 + num, np.uint64)  # at most one word in two bytes, see text._word_spans
+    word_offsets = np.zeros(num + 1, np.int64)
+    count = 0
+    for row in range(num):
+        end = offsets[row + 1]
+        start, stop = next_word(data, offsets[row], end, classes)
+        while start < end:
+            h = _FNV_BASIS
+            for i in range(start, stop):
+                h = (h ^ np.uint64(data[i])) * _FNV_PRIME
+            hashes[count] = mix_one(h)
+            count += 1
+            start, stop = next_word(data, stop, end, classes)
+        word_offsets[row + 1] = count
+    return word_offsets, hashes[:count].copy()
+
+
+@numba.njit(cache=True, nogil=True)
+def _ngram_hashes(offsets, words, n):  # type: ignore[no-untyped-def]
+    num = offsets.size - 1
+    out = np.empty(words.size, np.uint64)
+    out_offsets = np.zeros(num + 1, np.int64)
+    oldest = _ONE  # weight of the word that leaves the window
+    for _ in range(n):
+        oldest *= _ROLL
+    salt = np.uint64(n) * _FNV_PRIME
+    count = 0
+    for row in range(num):
+        begin, end = offsets[row], offsets[row + 1]
+        rolled = np.uint64(0)
+        if end - begin >= n:
+            for i in range(begin, begin + n - 1):
+                rolled = rolled * _ROLL + words[i]
+            gone = np.uint64(0)
+            for i in range(begin + n - 1, end):
+                rolled = rolled * _ROLL + words[i] - gone * oldest
+                gone = words[i - n + 1]
+                out[count] = mix_one(rolled + salt)
+                count += 1
+        out_offsets[row + 1] = count
+    return out_offsets, out[:count].copy()
+
+
+@numba.njit(cache=True, nogil=True)
+def _sorted_sets(offsets, values):  # type: ignore[no-untyped-def]
+    """Each row sorted and without repeats. Hashes are uniform: a counting pass on their leading bits leaves an almost
+    sorted row, which insertion finishes in linear time."""
+    num = offsets.size - 1
+    out = np.empty(values.size, np.uint64)
+    out_offsets = np.zeros(num + 1, np.int64)
+    largest = 0
+    for row in range(num):
+        largest = max(largest, offsets[row + 1] - offsets[row])
+    scratch = np.empty(largest, np.uint64)
+    slots = np.zeros(2 * largest + 2, np.int64)
+    count = 0
+    for row in range(num):
+        begin, size = offsets[row], offsets[row + 1] - offsets[row]
+        bits = 1
+        while (1 << bits) < size:
+            bits += 1
+        shift = np.uint64(64 - bits)
+        slots[: (1 << bits) + 1] = 0
+        for i in range(begin, begin + size):
+            slots[np.int64(values[i] >> shift) + 1] += 1
+        for slot in range(1 << bits):
+            slots[slot + 1] += slots[slot]
+        for i in range(begin, begin + size):
+            slot = np.int64(values[i] >> shift)
+            scratch[slots[slot]] = values[i]
+            slots[slot] += 1
+        for i in range(1, size):
+            value = scratch[i]
+            j = i
+            while j > 0 and scratch[j - 1] > value:
+                scratch[j] = scratch[j - 1]
+                j -= 1
+            scratch[j] = value
+        for i in range(size):
+            if i == 0 or scratch[i] != scratch[i - 1]:
+                out[count] = scratch[i]
+                count += 1
+        out_offsets[row + 1] = count
+    return out_offsets, out[:count].copy()
+
+
+@numba.njit(cache=True, nogil=True)
+def _contained(offsets, values, known, starts, shift):  # type: ignore[no-untyped-def]
+    num = offsets.size - 1
+    hits, total, first = np.zeros(num, np.int64), np.zeros(num, np.int64), np.full(num, -1, np.int64)
+    for row in range(num):
+        total[row] = offsets[row + 1] - offsets[row]
+        for i in range(offsets[row], offsets[row + 1]):
+            value = values[i]
+            prefix = np.int64(value >> shift)
+            low, high = starts[prefix], starts[prefix + 1]
+            while low < high:
+                middle = (low + high) >> 1
+                if known[middle] < value:
+                    low = middle + 1
+                else:
+                    high = middle
+            if low < known.size and known[low] == value:
+                hits[row] += 1
+                if first[row] < 0:
+                    first[row] = i - offsets[row]
+    return hits, total, first
