@@ -12,7 +12,7 @@ piece of one document; nothing is predicted across a segment boundary and attent
 
 The last row of a cell may be short: its unused tail is one segment of the end-of-text token whose document is
 sixteen zero bytes; it carries no loss. Schema metadata (JSON under b"tamis"): context, vocab_size, end_of_text,
-tokenizer (the snapshot id).
+tokenizer (sha256 of its file).
 """
 
 from __future__ import annotations

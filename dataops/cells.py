@@ -10,13 +10,14 @@ The table `cells` has one row per window: cell, and the cosine similarity to its
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from catalog import schema
 from catalog.run import Receipt, Task, Work, as_json, file_ref
@@ -63,7 +64,7 @@ class FitCells:
         task = {"counts": counts, "samples": samples, "windows": num_windows, **settings}
         (fitted,) = work.stage("fit", _fit, [task])
         model = file_ref(fitted["model"])
-        receipts = work.stage("assign", _assign, shard_tasks(snapshot, model=model, context=self.context, **settings))
+        receipts = work.stage("assign", _assign, shard_tasks(snapshot, model=model, **settings))
         similarities = np.concatenate([np.load(receipt["similarities"]) for receipt in receipts])
         summary = {
             "windows": num_windows,
@@ -82,9 +83,6 @@ class AssignCells:
     verb: ClassVar[str] = "assign-cells"
     revision: ClassVar[int] = 1
 
-    context: int = 256
-    dimension: int = 64
-
     def evidence(self) -> None:
         """Nothing but its inputs bears on the result."""
 
@@ -93,7 +91,7 @@ class AssignCells:
         snapshot, fitted = inputs
         snapshot.require("documents", "documents", "tokens")
         artifacts = {"tokenizer": snapshot.artifact("tokenizer"), "cells": fitted.artifact("cells")}
-        settings = {"folder": str(work.folder), "tokenizer": artifacts["tokenizer"], "context": self.context}
+        settings = {"folder": str(work.folder), "tokenizer": artifacts["tokenizer"]}
         receipts = work.stage("assign", _assign, shard_tasks(snapshot, model=artifacts["cells"], **settings))
         summary = {"windows": sum(receipt["windows"] for receipt in receipts)}
         return extend(snapshot, receipts, artifacts=artifacts, summary=summary)
@@ -139,16 +137,16 @@ def _fit(store: Store, task: Task) -> Receipt:
     tree = fit_tree(
         points, branching=step.branching, leaves=leaves, seed=step.seed, iterations=step.iterations
     )
-    with store.writing(suffix="npz") as (path, refs):
-        np.savez(path, idf=idf, projection=projection, **tree.arrays())
+    with store.writing(suffix="safetensors") as (path, refs):
+        arrays = {"idf": idf, "projection": projection, **tree.arrays()}
+        save_file(arrays, path, metadata={"context": str(step.context)})
     return {"model": as_json(refs[0]), "cells": tree.num_leaves, "documents": len(points)}
 
 
 def _assign(store: Store, task: Task) -> Receipt:
-    windows = _cut(store, task, task["context"])
     model = load_cells(store, task["model"])
-    points = embed(windows.text, model["idf"], model["projection"])
-    cell, similarity = assign(model["tree"], points)
+    windows = _cut(store, task, model.context)
+    cell, similarity = assign(model.tree, embed(windows.text, model.idf, model.projection))
     columns = {
         "row": windows.row,
         "id": windows.id,
@@ -169,8 +167,20 @@ def _assign(store: Store, task: Task) -> Receipt:
     }
 
 
-def load_cells(store: Store, ref: FileRef) -> Mapping[str, Any]:
-    """The fitted idf, projection and tree. Plain arrays: nothing is unpickled."""
-    with np.load(store.local(ref), allow_pickle=False) as arrays:
-        named = {name: arrays[name] for name in arrays.files}
-    return {"idf": named.pop("idf"), "projection": named.pop("projection"), "tree": Tree.from_arrays(named)}
+@dataclass(frozen=True, kw_only=True)
+class Cells:
+    """What `FitCells` learned: windows of `context` tokens -> embedding -> leaf of the tree."""
+
+    context: int
+    idf: np.ndarray  # float32[buckets]
+    projection: np.ndarray  # float32[buckets, dimension]
+    tree: Tree
+
+
+def load_cells(store: Store, ref: FileRef) -> Cells:
+    """Read the artifact `cells` of a snapshot."""
+    with safe_open(store.local(ref), framework="numpy") as file:
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        context = int(file.metadata()["context"])
+    idf, projection = arrays.pop("idf"), arrays.pop("projection")
+    return Cells(context=context, idf=idf, projection=projection, tree=Tree.from_arrays(arrays))

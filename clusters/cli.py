@@ -1,0 +1,265 @@
+"""The command line. Imports of ray, torch and the steps happen inside the commands: `tamis --help` loads neither.
+
+Exit status: 0 done, 1 failed, 2 wrong usage. An error is one or two lines on standard error; `--debug` adds the
+traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from catalog.errors import TamisError, UsageError
+
+app = typer.Typer(
+    name="tamis",
+    help="From a large generic corpus and a little text of a specialty to the best small language model for it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+StoreOption = Annotated[str, typer.Option("--store", envvar="TAMIS_STORE", help="Folder of the store.")]
+ExecutorOption = Annotated[str, typer.Option("--executor", help="local, ray or auto (ray from 512 MB of input on).")]
+WorkersOption = Annotated[int, typer.Option("--workers", min=1, help="Tasks at a time; never changes a result.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="A setting: name.setting=value, value in YAML.")]
+STORE = "store"
+WORKERS = os.cpu_count() or 1
+
+
+@app.command()
+def demo(
+    store: StoreOption = "demo/store",
+    out: Annotated[Path, typer.Option(help="Folder for the exported model and the corpus.")] = Path("demo"),
+    target: Annotated[str, typer.Option(help="The specialty; a wrong one lists what there is.")] = "mathematics",
+    quick: Annotated[bool, typer.Option("--quick", help="A quarter of the text and short training: 2 minutes.")] = False,
+    executor: ExecutorOption = "ray",
+    workers: WorkersOption = WORKERS,
+) -> None:
+    """The whole way on text that is already on this machine: the documentation of its Python packages."""
+    from clusters.demo import run_demo
+
+    run_demo(store=store, out=out, target=target, quick=quick, executor=executor, workers=workers)
+
+
+@app.command()
+def specialize(
+    pool: Annotated[list[str], typer.Option("--pool", help="Generic text: files, folders or globs; repeatable.")],
+    target: Annotated[list[str], typer.Option("--target", help="Text of the specialty; repeatable.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the exported model.")],
+    store: Annotated[str | None, typer.Option("--store", help="Folder of the store; default OUT/store.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=1000, help="Training stream of each model, in tokens.")] = None,
+    params: Annotated[int, typer.Option(min=10_000, help="Parameters of the model.")] = 1_500_000,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Training time to plan for when --tokens is not given.")] = 5.0,
+    cells: Annotated[int, typer.Option(min=2, help="Number of k-means cells.")] = 64,
+    text_column: Annotated[str, typer.Option(help="Column that holds the text.")] = "text",
+    id_column: Annotated[str | None, typer.Option(help="Column that holds your own ids.")] = None,
+    domain_column: Annotated[str | None, typer.Option(help="Column that holds domain labels.")] = None,
+    executor: ExecutorOption = "auto",
+    workers: WorkersOption = WORKERS,
+    assignments: SetOption = None,
+    print_recipe: Annotated[bool, typer.Option("--print-recipe", help="Write the recipe instead of running it.")] = False,
+) -> None:
+    """From your text to an exported specialized model, with the evidence that it is better."""
+    from clusters.specialize import Plan, columns, recipe_for, specialize_now
+
+    plan = Plan(
+        pool=_absolute(pool),
+        target=_absolute(target),
+        out=str(out.resolve()),
+        tokens=tokens,
+        params=params,
+        minutes=minutes,
+        cells=cells,
+        columns=columns(text=text_column, identity=id_column, domain=domain_column),
+    )
+    if print_recipe:
+        from clusters.recipes import override
+
+        sys.stdout.write(override(recipe_for(plan), assignments or []).to_yaml())
+        return
+    specialize_now(
+        plan, store=store or str(out / "store"), executor=executor, workers=workers, assignments=assignments or []
+    )
+
+
+@app.command("run")
+def run_command(
+    recipe: Annotated[Path, typer.Argument(help="A recipe file.")],
+    store: StoreOption = STORE,
+    executor: ExecutorOption = "auto",
+    workers: WorkersOption = WORKERS,
+    assignments: SetOption = None,
+) -> None:
+    """Run a recipe: the steps that are not in the catalog yet."""
+    from clusters.recipes import load, override
+    from clusters.runner import run_recipe
+
+    run_recipe(override(load(recipe), assignments or []), store=store, executor=executor, workers=workers)
+
+
+@app.command("step")
+def step_command(
+    verb: Annotated[str, typer.Argument(help="A step, for example fuzzy-dedup; a wrong one lists what there is.")],
+    inputs: Annotated[list[str] | None, typer.Argument(help="Snapshots it reads, name or name@version.")] = None,
+    into: Annotated[str, typer.Option("--into", help="Name of the snapshot it makes.")] = "",
+    store: StoreOption = STORE,
+    executor: ExecutorOption = "auto",
+    workers: WorkersOption = WORKERS,
+    assignments: Annotated[list[str] | None, typer.Option("--set", help="A setting: setting=value, in YAML.")] = None,
+) -> None:
+    """Run one step on snapshots of the store."""
+    from clusters.recipes import Recipe, Stated, override
+    from clusters.runner import run_recipe
+
+    name = into or verb
+    recipe = Recipe(entries=(Stated(name=name, step=verb, inputs=tuple(inputs or ())),))
+    recipe = override(recipe, [f"{name}.{assignment}" for assignment in assignments or []])
+    run_recipe(recipe, store=store, executor=executor, workers=workers)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of recipes, for editors."""
+    import json
+
+    from clusters.recipes import schema as recipe_schema
+
+    typer.echo(json.dumps(recipe_schema(), indent=1))
+
+
+@app.command("ls")
+def list_snapshots(store: StoreOption = STORE) -> None:
+    """List the snapshots of the store."""
+    _print_sql(
+        store,
+        """SELECT snapshot, kind, step, rows, bytes, round(seconds, 1) AS seconds, left(id, 12) AS id
+        FROM snapshots ORDER BY started, snapshot""",
+        "table",
+    )
+
+
+@app.command()
+def show(reference: Annotated[str, typer.Argument(help="name or name@version")], store: StoreOption = STORE) -> None:
+    """Show a snapshot: settings, figures, stages, and the waterfall of its rules."""
+    from clusters.screens import show_screen
+
+    typer.echo(show_screen(_catalog(store), reference))
+
+
+@app.command("log")
+def lineage(reference: Annotated[str, typer.Argument(help="name or name@version")], store: StoreOption = STORE) -> None:
+    """Draw the tree of runs that led to a snapshot."""
+    from catalog.lineage import tree
+
+    catalog = _catalog(store)
+    typer.echo("\n".join(tree(catalog, catalog.snapshot(reference))))
+
+
+@app.command()
+def sql(
+    query: Annotated[str, typer.Argument(help="One SELECT.")],
+    store: StoreOption = STORE,
+    output_format: Annotated[str, typer.Option("--format", help="table, json, csv or parquet.")] = "table",
+) -> None:
+    """Ask the catalog in SQL, read-only."""
+    _print_sql(store, query, output_format)
+
+
+@app.command()
+def explain(
+    document: Annotated[str, typer.Argument(help="A document id, or the first digits of one.")],
+    store: StoreOption = STORE,
+) -> None:
+    """Say why a document was kept or dropped, against which text, and where it went."""
+    from catalog.explain import explain as explain_document
+
+    typer.echo(explain_document(_catalog(store), document))
+
+
+@app.command()
+def verify(store: StoreOption = STORE, workers: WorkersOption = WORKERS) -> None:
+    """Re-hash every file of the store and check the log. Exit status 1 when something is wrong."""
+    from catalog.audit import verify as verify_store
+
+    found = verify_store(_catalog(store), workers=workers)
+    typer.echo(
+        f"{found.commits} commits, {found.snapshots} snapshots, {found.files} files, "
+        f"{found.bytes / 1e6:.1f} MB: {len(found.problems) or 'no'} problem{'s' * (len(found.problems) != 1)}"
+    )
+    for problem in found.problems:
+        typer.echo(f"  {problem}")
+    if found.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def generate(
+    model: Annotated[str, typer.Argument(help="A model snapshot, or the folder of an exported model.")],
+    prompt: Annotated[str, typer.Argument(help="How the text begins.")],
+    store: StoreOption = STORE,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to add.")] = 100,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.8,
+    seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 1,
+) -> None:
+    """Continue a text with a model of the store or an exported one."""
+    from clusters.screens import continue_text
+
+    typer.echo(continue_text(store, model, prompt, tokens=tokens, temperature=temperature, seed=seed))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def submit(
+    context: typer.Context,
+    cluster: Annotated[Path, typer.Option("--cluster", help="Cluster file, like clusters/local.yaml.")],
+    wait: Annotated[bool, typer.Option(help="Follow the job's log to its end.")] = True,
+) -> None:
+    """Run any tamis command as a Ray job: tamis submit --cluster FILE -- demo --quick."""
+    from clusters.submit import submit as submit_job
+
+    if not context.args:
+        raise UsageError("nothing to submit: put the command after --, like tamis submit --cluster FILE -- demo --quick")
+    raise typer.Exit(submit_job(context.args, cluster=cluster, wait=wait))
+
+
+def main() -> None:
+    """Entry point: turn our own errors into one line and an exit status."""
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        app(args=arguments, standalone_mode=True)
+    except TamisError as error:
+        if debug:
+            raise
+        sys.stderr.write(f"tamis: {error}\n")
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        sys.stderr.write("tamis: interrupted; the same command continues where it stopped\n")
+        sys.exit(130)
+
+
+def _catalog(store: str):  # type: ignore[no-untyped-def]
+    from catalog.catalog import Catalog
+
+    return Catalog.open(store)
+
+
+def _print_sql(store: str, query: str, output_format: str) -> None:
+    from catalog import query as queries
+
+    if output_format not in queries.FORMATS:
+        raise UsageError(f"no output format {output_format!r}; the formats are {', '.join(queries.FORMATS)}")
+    queries.print_result(queries.sql(_catalog(store), query), output_format)
+
+
+def _absolute(paths: list[str]) -> tuple[str, ...]:
+    return tuple(path if "://" in path else os.path.abspath(path) for path in paths)
+
+
+if __name__ == "__main__":
+    main()

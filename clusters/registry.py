@@ -1,0 +1,41 @@
+"""The steps by their verbs, imported only when used: the command line must answer without loading ray or torch."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import import_module
+from typing import Any
+
+from catalog.errors import UsageError
+
+STEPS = {
+    "ingest": "dataops.ingest:Ingest",
+    "exact-dedup": "dataops.exact:ExactDedup",
+    "fuzzy-dedup": "dataops.fuzzy:FuzzyDedup",
+    "quality-filter": "dataops.quality:QualityFilter",
+    "train-classifier": "dataops.domain:TrainClassifier",
+    "classify": "dataops.domain:Classify",
+    "split": "dataops.split:Split",
+    "decontaminate": "dataops.contamination:Decontaminate",
+    "train-tokenizer": "dataops.tokenize:TrainTokenizer",
+    "tokenize": "dataops.tokenize:Tokenize",
+    "fit-cells": "dataops.cells:FitCells",
+    "assign-cells": "dataops.cells:AssignCells",
+    "weigh": "dataops.importance:Weigh",
+    "resample": "dataops.resample:Resample",
+    "pack": "dataops.pack:Pack",
+    "pretrain": "training.steps:Pretrain",
+    "finetune": "training.steps:Finetune",
+    "evaluate": "training.steps:Evaluate",
+    "export": "training.steps:Export",
+}
+
+
+def step_class(verb: str) -> type[Any]:
+    """The dataclass behind a verb. Raises UsageError with the nearest verbs."""
+    if verb not in STEPS:
+        close = difflib.get_close_matches(verb, STEPS, n=2) or list(STEPS)
+        raise UsageError(f"no step {verb!r}; did you mean {' or '.join(close)}?")
+    module, _, name = STEPS[verb].partition(":")
+    cls: type[Any] = getattr(import_module(module), name)
+    return cls

@@ -1,0 +1,83 @@
+"""Resampling: the mixture made into a snapshot, window by window, with every draw on record.
+
+A window of cell c is drawn when its keyed uniform number is below T q_c / |c|, the share of the cell that a stream of T
+tokens asks for. The number depends on (seed, document id, window) alone and the threshold grows with T, so a larger
+budget contains every smaller one. A cell that is asked for more than once over is taken whole; how often it is repeated
+is the mixture's business when training. Documents without a drawn window leave by the rule `resample`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from catalog import schema
+from catalog.errors import UsageError
+from catalog.run import Receipt, Task, Work, as_json
+from catalog.snapshot import Contents, Snapshot
+from catalog.store import Store
+from catalog.tables import read_live, read_table, write_table
+from dataops.cells import window_keys
+from dataops.kernels.hashing import uniform
+from dataops.step import counts, decide, extend, layer_name, shard_tasks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resample:
+    """Draw the windows that a stream of `tokens` tokens under the mixture (second input) needs from the first."""
+
+    verb: ClassVar[str] = "resample"
+    revision: ClassVar[int] = 1
+
+    tokens: int
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise UsageError(f"a budget of {self.tokens} tokens: expected at least 1")
+
+    def evidence(self) -> None:
+        """Nothing but its inputs bears on the result."""
+
+    def build(self, work: Work, *inputs: Snapshot) -> Contents:
+        """A decision layer `resample` and the table `draws` on the first input."""
+        pool, mixture = inputs
+        pool.require("documents", "cells")
+        weights = mixture.require("mixture").artifact("weights")
+        layer = layer_name(pool, "resample")
+        tasks = shard_tasks(pool, step=self, weights=weights, layer=layer)
+        receipts = work.stage("draw", _draw, tasks)
+        drawn = sum(receipt["drawn"] for receipt in receipts)
+        summary = {**counts(receipts), "budget": self.tokens, "windows": drawn, "tokens": sum(r["tokens"] for r in receipts)}
+        artifacts = {"tokenizer": pool.artifact("tokenizer"), "cells": pool.artifact("cells"), "weights": weights}
+        return extend(pool, receipts, layer=layer, artifacts=artifacts, summary=summary)
+
+
+def _draw(store: Store, task: Task) -> Receipt:
+    step: Resample = task["step"]
+    live = read_live(store, task["shard"], task["layers"], ["row", "id", "h64"])
+    windows = read_live(store, task["shard"], task["layers"], ["row", "id", "window", "n_tokens", "cell"], table="cells")
+    weights = read_table(store, task["weights"])
+    size = np.maximum(weights["pool_tokens"].to_numpy(), 1)
+    rate = step.tokens * weights["weight"].to_numpy() / size
+    rows = windows["row"].to_numpy()
+    h64 = live["h64"].to_numpy()[np.searchsorted(live["row"].to_numpy(), rows)]
+    number = uniform(step.seed, window_keys(h64, windows["window"].to_numpy()))
+    drawn = number < rate[windows["cell"].to_numpy()]
+    draws = windows.filter(pa.array(drawn)).select(schema.DRAWS.names).cast(schema.DRAWS)
+    gone = np.flatnonzero(~np.isin(live["row"].to_numpy(), rows[drawn]))
+    dropped = pa.table(
+        {
+            "row": live["row"].combine_chunks().take(pa.array(gone)),
+            "rule": pa.array(["resample"] * len(gone), pa.string()),
+            "reason": pa.array([f"no window drawn for {step.tokens} tokens"] * len(gone), pa.string()),
+            "kept_id": pa.nulls(len(gone), pa.string()),
+            "similarity": pa.nulls(len(gone), pa.float64()),
+        }
+    )
+    receipt = decide(store, live.select(["row", "id"]), dropped, layer=task["layer"])
+    receipt["tables"]["draws"] = as_json(write_table(store, draws))
+    return {**receipt, "drawn": int(drawn.sum()), "tokens": int(windows["n_tokens"].to_numpy()[drawn].sum())}
