@@ -1,0 +1,103 @@
+"""What a run says about itself: one JSON line per step, TensorBoard event files, and a `Progress` value per step.
+
+`metrics.jsonl` is cut back to the checkpoint on resume, so it reads like one uninterrupted run. Losses in it are
+deterministic; the time fields are not.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+_WINDOW = 32  # steps that the reported loss and speed are averaged over
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where a run stands. `loss` is nats per token over the last 32 steps; `tokens` counts since the very start."""
+
+    step: int
+    steps: int
+    loss: float
+    tokens: int
+    tokens_per_second: float
+    eta_seconds: float
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def silent(progress: Progress) -> None:
+    """The callback that does nothing."""
+
+
+class Telemetry:
+    """The writer of one run's metrics; `begin` is the step that the run resumes after."""
+
+    def __init__(self, run_dir: Path, *, begin: int, steps: int, tokens_per_step: int, on_progress: OnProgress):
+        self._steps, self._tokens_per_step, self._on_progress = steps, tokens_per_step, on_progress
+        self._path = run_dir / "metrics.jsonl"
+        kept = [line for line in read_metrics(self._path) if line["step"] <= begin]
+        self._path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self._file: IO[str] = self._path.open("a", buffering=1)
+        self._board = _summary_writer(run_dir / "tensorboard", purge_step=begin + 1)
+        self._losses = deque((line["loss"] for line in kept[-_WINDOW:] if "loss" in line), maxlen=_WINDOW)
+        self._times = deque([time.perf_counter()], maxlen=_WINDOW + 1)
+
+    def step(self, step: int, *, loss: float, learning_rate: float, gradient_norm: float) -> None:
+        """Record optimiser step `step` (1-based)."""
+        self._losses.append(loss)
+        self._times.append(time.perf_counter())
+        seconds = (self._times[-1] - self._times[0]) / (len(self._times) - 1)
+        progress = Progress(
+            step=step,
+            steps=self._steps,
+            loss=self.loss,
+            tokens=step * self._tokens_per_step,
+            tokens_per_second=self._tokens_per_step / seconds,
+            eta_seconds=seconds * (self._steps - step),
+        )
+        values = {"loss": loss, "learning_rate": learning_rate, "gradient_norm": gradient_norm}
+        self._write(step, {**values, "tokens": progress.tokens, "tokens_per_second": progress.tokens_per_second})
+        self._on_progress(progress)
+
+    def validation(self, step: int, loss: float) -> None:
+        """Record a validation loss, nats per token."""
+        self._write(step, {"validation_loss": loss})
+
+    @property
+    def loss(self) -> float:
+        """Mean training loss of the last 32 steps, nats per token."""
+        return sum(self._losses) / max(len(self._losses), 1)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
+        self._file.write(json.dumps({"step": step, "time": time.time(), **values}) + "\n")
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file; a torn last line, as a killed run may leave, is dropped."""
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _summary_writer(path: Path, *, purge_step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:  # tensorboard is a convenience: the JSON lines hold the same numbers
+        return None
+    return SummaryWriter(str(path), purge_step=purge_step)
