@@ -46,8 +46,8 @@ NUM_CODE_POINTS = 0x110000
 def classes() -> NDArray[np.uint8]:
     """Flags of each code point, uint8[0x110000], read-only.
 
-    WORD: letter, number or underscore (Python's `\\w`). MARK: combining mark. UNSPACED: a word by itself, letter or mark,
-    in a script without spaces. LETTER: L*. UPPER: Lu. DIGIT: Nd. SPACE: `str.isspace`.
+    WORD: letter, number or underscore (Python's `\\w`). MARK: combining mark. UNSPACED: a word by itself, letter or
+    mark, in a script without spaces. LETTER: L*. UPPER: Lu. DIGIT: Nd. SPACE: `str.isspace`.
     """
     flags_of = {"Lu": WORD | LETTER | UPPER, "Nd": WORD | DIGIT}
     flags_of |= dict.fromkeys(("Ll", "Lt", "Lm", "Lo"), WORD | LETTER)

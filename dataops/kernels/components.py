@@ -1,8 +1,9 @@
 """Who is kept: near-duplicate decisions without chains, and candidate pairs without all pairs of a bucket.
 
 Connected components over similarity edges drop documents that resemble nothing that is kept (a chain of small changes
-joins strangers; one audit found 64% of removed pairs wrong). Here documents are visited from most to least preferred and
-one is dropped only if a document already kept has an edge at or above the threshold with it. Cost: a sort of the edges.
+joins strangers; one audit found 64% of removed pairs wrong). Here documents are visited from most to least preferred
+and one is dropped only if a document already kept has an edge at or above the threshold with it. Cost: a sort of the
+edges.
 """
 
 import numba
@@ -17,10 +18,10 @@ def keep_decisions(
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.float64]]:
     """Which documents stay: (kept bool[n], kept_by int64[n], similarity float64[n]).
 
-    Edges are (`left`, `right`, `similarity`), in any order and direction, repeats allowed; an edge of a document with itself
-    says nothing. `rank` int64[n] is a permutation, 0 the most preferred. A dropped document names in `kept_by` the kept one
-    most similar to it (the more preferred of equals) and that similarity; a kept one has -1 and 0. So every dropped
-    document has a kept neighbour at `threshold` or above, and no two kept documents have such an edge.
+    Edges are (`left`, `right`, `similarity`), in any order and direction, repeats allowed; an edge of a document with
+    itself says nothing. `rank` int64[n] is a permutation, 0 the most preferred. A dropped document names in `kept_by`
+    the kept one most similar to it (the more preferred of equals) and that similarity; a kept one has -1 and 0. So
+    every dropped document has a kept neighbour at `threshold` or above, and no two kept documents have such an edge.
 
     Raises ValueError if `rank` is not a permutation or the edges differ in length, IndexError if one names no document.
     """
@@ -48,7 +49,7 @@ def keep_decisions(
 
 
 def star_pairs(keys: ArrayLike, documents: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Candidate pairs of every bucket: its first document with each other one, (left int64[m], right int64[m]), distinct.
+    """Candidate pairs of every bucket: its first document with each other one, distinct: (left, right) int64[m].
 
     `keys` uint64[n] is ascending; within equal keys `documents` int64[n] go from most to least preferred. A bucket of b
     documents gives at most b - 1 pairs. Raises ValueError if the lengths differ or the keys are not ascending.

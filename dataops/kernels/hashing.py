@@ -1,11 +1,12 @@
 """Identities and keyed randomness: a document's hashes, and numbers that depend on nothing but a seed and a hash.
 
-Identity is 128-bit BLAKE2b (standard library, about one microsecond a document plus 1 ns a byte). Draws are splitmix64's
-finaliser over (seed, hash): no generator state, so block size, order and retries cannot change a draw.
+Identity is 128-bit BLAKE2b (standard library, about one microsecond a document plus 1 ns a byte). Draws are
+splitmix64's finaliser over (seed, hash): no generator state, so block size, order and retries cannot change a draw.
 """
 
 import hashlib
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numba
 import numpy as np
@@ -24,7 +25,7 @@ _30, _27, _31 = np.uint64(30), np.uint64(27), np.uint64(31)
 
 @numba.njit(cache=True, nogil=True)
 def mix_one(x):  # type: ignore[no-untyped-def]
-    """splitmix64's finaliser on one uint64: a bijection, every input bit reaches every output bit. For other kernels."""
+    """splitmix64's finaliser on one uint64: a bijection, for other kernels to call."""
     x = (x ^ (x >> _30)) * _M1
     x = (x ^ (x >> _27)) * _M2
     return x ^ (x >> _31)
@@ -41,13 +42,10 @@ def _mix_all(values, key):  # type: ignore[no-untyped-def]
 def content_hash(texts: Texts) -> pa.FixedSizeBinaryArray:
     """128-bit BLAKE2b of each text's UTF-8 bytes: binary(16)[n], no nulls."""
     offsets, data = text_bytes(texts)
-    view, blake2b = memoryview(data), hashlib.blake2b
+    view, blake2b = memoryview(data.data), hashlib.blake2b
     bounds = offsets.tolist()
     digests = b"".join(
-        [
-            blake2b(view[start:stop], digest_size=DIGEST_BYTES).digest()
-            for start, stop in zip(bounds, bounds[1:], strict=False)
-        ]
+        [blake2b(view[start:stop], digest_size=DIGEST_BYTES).digest() for start, stop in pairwise(bounds)]
     )
     return _from_bytes(digests)
 
@@ -100,7 +98,8 @@ def mix64(values: ArrayLike) -> NDArray[np.uint64]:
 def uniform(seed: int, values: ArrayLike) -> NDArray[np.float64]:
     """A number in [0, 1) for each of uint64[n], a pure function of (seed, value); multiples of 2^-53."""
     key = mix64([(seed + int(_GAMMA)) % 2**64])[0]
-    return (mix64(_mix_all(read_only(values, np.uint64).ravel(), key)) >> np.uint64(11)) * 2.0**-53
+    mixed = mix64(_mix_all(read_only(values, np.uint64).ravel(), key))
+    return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def _framed(part: bytes) -> bytes:

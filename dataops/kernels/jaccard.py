@@ -13,9 +13,9 @@ from dataops.kernels.ragged import read_only
 def pair_jaccard(offsets: ArrayLike, values: ArrayLike, left: ArrayLike, right: ArrayLike) -> NDArray[np.float64]:
     """|A ∩ B| / |A ∪ B| of the sets `left[i]` and `right[i]` of a ragged uint64 array: float64[m].
 
-    Each set is ascending and distinct, as `shingles` gives it. Two empty sets have similarity 0: texts too short for a
-    shingle are compared exactly, not by shingles. Raises ValueError if the pairs differ in length and IndexError if a pair
-    names no set.
+    Each set is ascending and distinct, as `shingles` gives it. Two empty sets have similarity 0: texts too short for
+    a shingle are compared exactly, not by shingles. Raises ValueError if the pairs differ in length and IndexError if
+    a pair names no set.
     """
     bounds = read_only(offsets, np.int64)
     first, second = read_only(left, np.int64), read_only(right, np.int64)

@@ -1,9 +1,9 @@
 """MinHash signatures equal, bit for bit, to datasketch 2.0's default scheme `affine32`, and band keys for LSH.
 
-A 64-bit shingle hash enters as its upper 32 bits (`sketch_input`), is mixed once by MurmurHash3's finaliser, and permuted
-by h -> a*h + b modulo 2^32 with odd a; a signature holds each permutation's minimum. The share of equal entries of two
-signatures estimates the Jaccard similarity of the sets (Broder 1997). Cost: one 32-bit multiply-add and minimum per
-shingle and permutation, vectorised over permutations, eight shingles for each load of a permutation.
+A 64-bit shingle hash enters as its upper 32 bits (`sketch_input`), is mixed once by MurmurHash3's finaliser, and
+permuted by h -> a*h + b modulo 2^32 with odd a; a signature holds each permutation's minimum. The share of equal
+entries of two signatures estimates the Jaccard similarity of the sets (Broder 1997). Cost: one 32-bit multiply-add
+and minimum per shingle and permutation, vectorised over permutations, eight shingles for each load of a permutation.
 """
 
 import numba
@@ -48,9 +48,9 @@ def minhash(offsets: ArrayLike, values: ArrayLike, hashes: ArrayLike) -> NDArray
 def band_keys(signatures: ArrayLike, bands: int, rows: int) -> NDArray[np.uint64]:
     """A 64-bit key for each of the `bands` runs of `rows` signature entries: uint64[n, bands].
 
-    The band's number is mixed in, so keys of different bands differ and one exchange serves all bands. Equal runs in one
-    band give equal keys; different runs collide with probability about 2^-64. Raises ValueError if the signatures are
-    shorter than bands * rows.
+    The band's number is mixed in, so keys of different bands differ and one exchange serves all bands. Equal runs in
+    one band give equal keys; different runs collide with probability about 2^-64. Raises ValueError if the signatures
+    are shorter than bands * rows.
     """
     table = read_only(signatures, np.uint32)
     if bands < 1 or rows < 1 or bands * rows > table.shape[1]:

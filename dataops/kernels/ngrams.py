@@ -1,8 +1,8 @@
 """Words, shingles and word n-grams of the matching form as 64-bit hashes.
 
-A word's hash is FNV-1a over its folded UTF-8 bytes, finalised by splitmix64. An n-gram's hash is a polynomial in its word
-hashes modulo 2^64, rolled along the document (one multiply-add a word whatever n) and finalised, so order matters and the
-cost does not grow with n. Two different n-grams collide with probability about 2^-64.
+A word's hash is FNV-1a over its folded UTF-8 bytes, finalised by splitmix64. An n-gram's hash is a polynomial in its
+word hashes modulo 2^64, rolled along the document (one multiply-add a word whatever n) and finalised, so order
+matters and the cost does not grow with n. Two different n-grams collide with probability about 2^-64.
 """
 
 import numba
@@ -40,10 +40,10 @@ def shingles(texts: Texts, n: int = 5) -> Ragged:
 def contained_ngrams(
     texts: Texts, n: int, vocabulary: ArrayLike
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """How much of each text is in `vocabulary` (`n`-word hashes, uint64, ascending): (hits, total, first), int64[n] each.
+    """How much of each text `vocabulary` (`n`-word hashes, uint64, ascending) holds: (hits, total, first) int64[n].
 
-    `hits` of `total` n-grams, repeats counted, are in the vocabulary; `first` is the word at which the first one starts,
-    -1 if there is none. Raises ValueError if the vocabulary is not ascending.
+    `hits` of `total` n-grams, repeats counted, are in the vocabulary; `first` is the word at which the first one
+    starts, -1 if there is none. Raises ValueError if the vocabulary is not ascending.
     """
     known = read_only(vocabulary, np.uint64)
     if np.any(known[1:] < known[:-1]):

@@ -6,13 +6,13 @@ own buffers without a copy (an array of several chunks, or one with nulls, is co
 Arrays handed to numba are read-only views of one dtype, so that each kernel is compiled for one signature only.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-Texts = pa.Array | pa.ChunkedArray
+Texts: TypeAlias = pa.Array | pa.ChunkedArray
 
 
 class Ragged(NamedTuple):

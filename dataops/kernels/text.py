@@ -1,17 +1,18 @@
 """Text for matching: its case-folded normal form and its words, in numba over UTF-8 bytes.
 
-`matching_form` is `unicodedata.normalize("NFKC", text).lower()`, for comparison only: a model never learns from it. Code
-points whose form does not depend on their neighbours are replaced through a table; a document with any other (combining
-marks, conjoining jamo, capital sigma) goes through Python itself, so the answer is Python's on every text.
+`matching_form` is `unicodedata.normalize("NFKC", text).lower()`, for comparison only: a model never learns from it.
+Code points whose form does not depend on their neighbours are replaced through a table; a document with any other
+(combining marks, conjoining jamo, capital sigma) goes through Python itself, so the answer is Python's on every text.
 
-A word is a maximal run of letters, numbers, underscores and the marks that follow them; a code point of a script without
-spaces (Han, kana, Thai, Lao, Khmer, Myanmar) is a word by itself, so that word n-grams are character n-grams there.
-Without those scripts and marks this is `re.findall(r"\\w+", text)`; with them it is
+A word is a maximal run of letters, numbers, underscores and the marks that follow them; a code point of a script
+without spaces (Han, kana, Thai, Lao, Khmer, Myanmar) is a word by itself, so that word n-grams are character n-grams
+there. Without those scripts and marks this is `re.findall(r"\\w+", text)`; with them it is
 `re.findall(r"[unspaced]|[^\\W unspaced][\\w marks, not unspaced]*", text)`.
 """
 
 import functools
 import unicodedata
+from itertools import pairwise
 
 import numba
 import numpy as np
@@ -21,6 +22,9 @@ from numpy.typing import NDArray
 from dataops.kernels import codepoints
 from dataops.kernels.codepoints import MARK, UNSPACED, WORD, code_point
 from dataops.kernels.ragged import Ragged, Texts, read_only, text_bytes
+from dataops.kernels.statistics import text_statistics
+
+__all__ = ["fold", "matching_form", "next_word", "text_statistics", "word_spans", "words"]
 
 _SAME, _IN_CONTEXT = 0, 255  # values of the length table that are not lengths
 
@@ -60,12 +64,14 @@ def word_spans(texts: Texts) -> tuple[NDArray[np.int64], NDArray[np.int64], NDAr
 
 def words(texts: Texts) -> list[list[str]]:
     """The words of each text as strings: for tests and for looking at; the kernels hash them instead."""
-    document_bytes = text_bytes(texts)
-    offsets, starts, stops = _word_spans(document_bytes.offsets, document_bytes.values, codepoints.classes())
-    return [
-        [document_bytes.row(i)[starts[j] : stops[j]].tobytes().decode() for j in range(offsets[i], offsets[i + 1])]
-        for i in range(len(offsets) - 1)
-    ]
+    documents = text_bytes(texts)
+    offsets, starts, stops = _word_spans(documents.offsets, documents.values, codepoints.classes())
+    found = []
+    for i, (first, last) in enumerate(pairwise(offsets.tolist())):
+        row = documents.row(i).tobytes()
+        spans = zip(starts[first:last].tolist(), stops[first:last].tolist(), strict=True)
+        found.append([row[start:stop].decode() for start, stop in spans])
+    return found
 
 
 @numba.njit(cache=True, nogil=True)
