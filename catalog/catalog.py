@@ -42,9 +42,7 @@ class Catalog:
         """The catalog under `root`. Raises UsageError when nothing is there and `create` is false."""
         store = Store(root)
         if not create and not store.exists("_log"):
-            raise UsageError(
-                f"no tamis store at {root}: name one with --store DIR or TAMIS_STORE, or run `tamis demo`"
-            )
+            raise UsageError(f"no tamis store at {root}: name one with --store DIR or TAMIS_STORE, or run `tamis demo`")
         return cls(store)
 
     @property
@@ -82,36 +80,31 @@ class Catalog:
                 return snapshot
         raise UnknownReference(f"no snapshot with id {snapshot_id} in {self.store.root}")
 
-    def made_by(self, run_fingerprint: str) -> Snapshot | None:
-        """What an equal run has produced before, newest first, or None."""
-        made = [snapshot for snapshot in self.all_snapshots() if snapshot.run == run_fingerprint]
-        return made[-1] if made else None
+    def made_by(self, run_fingerprint: str) -> list[Snapshot]:
+        """What an equal run has produced before, under each of its names, in order of name and version."""
+        return [snapshot for snapshot in self.all_snapshots() if snapshot.run == run_fingerprint]
 
     def inputs(self, snapshot: Snapshot) -> list[Snapshot]:
         """The snapshots that the run of `snapshot` read."""
         return [self.by_id(each) for each in self.runs[snapshot.run].inputs]
 
     def commit(self, name: str, contents: Contents, run: Run, *, inputs: Sequence[Snapshot] = ()) -> Snapshot:
-        """Record `contents` as the next version of `name`. All or nothing; raises ConflictError when an input is gone."""
+        """Record `contents` as the next version of `name`. All or nothing; ConflictError when an input is gone."""
         if not NAME.fullmatch(name):
-            raise UsageError(
-                f"{name!r} can't name a snapshot: use lower-case letters, digits, '.', '_' and '-'"
-            )
+            raise UsageError(f"{name!r} can't name a snapshot: use lower-case letters, digits, '.', '_' and '-'")
 
         def build(commits: list[Commit]) -> list[Action]:
             self._fold(commits)
             for needed in inputs:
                 if needed.ref not in {each.ref for each in self.snapshots.get(needed.name, [])}:
-                    raise ConflictError(
-                        f"{needed.ref}, an input of {name}, left the catalog while the run went on"
-                    )
+                    raise ConflictError(f"{needed.ref}, an input of {name}, left the catalog while the run went on")
             version = len(self.snapshots.get(name, [])) + 1
             snapshot = Snapshot(name=name, version=version, run=run.fingerprint, contents=contents)
             return [run_action(run), snapshot_action(snapshot)]
 
-        self.log.append(build)
+        written = self.log.append(build)
         self.refresh()
-        return self.snapshots[name][-1]
+        return snapshot_from_action(written.actions[-1]["snapshot"])
 
     def _fold(self, commits: list[Commit]) -> None:
         for commit in commits[self._folded :]:

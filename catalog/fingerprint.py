@@ -22,19 +22,19 @@ def canonical(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): canonical(item) for key, item in value.items()}
     if isinstance(value, (set, frozenset)):
-        return sorted(canonical(item) for item in value)
+        return sorted((canonical(item) for item in value), key=json.dumps)
     if isinstance(value, (list, tuple)):
         return [canonical(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # 1.0 == 1 in Python, so they are one setting
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise TypeError(
-        f"a {type(value).__name__} has no canonical form, so it can't be part of a fingerprint: {value!r}"
-    )
+    raise TypeError(f"a {type(value).__name__} has no canonical form, so it can't be part of a fingerprint: {value!r}")
 
 
 def fingerprint(value: Any) -> str:
     """sha256 (hex) of the canonical JSON of `value`."""
-    text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -58,6 +58,10 @@ def write_pack(
     rows, context = tokens.shape
     if context != pack_format.context:
         raise ValueError(f"rows of {context} tokens for a pack of context {pack_format.context}")
+    if rows and not 0 <= tokens.min() <= tokens.max() < pack_format.vocab_size:
+        raise ValueError(
+            f"token ids from {tokens.min()} to {tokens.max()} for a vocabulary of {pack_format.vocab_size}"
+        )
     flat = pa.array(np.ascontiguousarray(tokens, pack_format.dtype).reshape(-1))
     columns = {
         "tokens": pa.FixedSizeListArray.from_arrays(flat, context),
@@ -86,9 +90,7 @@ class Packs:
         self.format = _format(self._batches[0], self.paths[0])
         for batch, path in zip(self._batches, self.paths, strict=True):
             if _format(batch, path) != self.format:
-                raise CorruptStore(
-                    f"{path} was packed as {_format(batch, path)}, {self.paths[0]} as {self.format}"
-                )
+                raise CorruptStore(f"{path} was packed as {_format(batch, path)}, {self.paths[0]} as {self.format}")
         rows = [batch.num_rows for batch in self._batches]
         self._offsets = np.concatenate([[0], np.cumsum(rows)])
         self._tokens = [

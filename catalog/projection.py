@@ -21,10 +21,15 @@ import pyarrow as pa
 
 from catalog import schema
 from catalog.catalog import Catalog
+from catalog.errors import CorruptStore
+from catalog.fingerprint import fingerprint
+from catalog.log import GENESIS
 from catalog.snapshot import Snapshot
+from catalog.store import FileRef
 from catalog.views import VIEWS
 
 FILENAME = "catalog.duckdb"
+LOCK = ".catalog.lock"
 STORAGE_VERSION = "v1.4.0"  # DuckDB 1.4 and later can open it; 2.0's own format can't be read by 1.x
 
 # What the views read from Parquet: the attribute tables of shards, then the artifacts of other snapshots.
@@ -42,53 +47,98 @@ ATTRIBUTES = {
 
 
 def publish(catalog: Catalog) -> Path:
-    """Write the projection of everything that `catalog` has read, and return its path."""
-    root = Path(catalog.store.at(""))
-    root.mkdir(parents=True, exist_ok=True)
-    target = root / FILENAME
-    partial = root / f".{FILENAME}.{secrets.token_hex(6)}"
-    connection = duckdb.connect()
-    try:
-        connection.execute(f"ATTACH '{partial}' AS published (STORAGE_VERSION '{STORAGE_VERSION}')")
-        connection.execute("USE published")
-        _write_tables(connection, catalog)
-        _write_views(connection, catalog)
-        connection.execute("USE memory")
-        connection.execute("DETACH published")
-        os.replace(partial, target)
-    finally:
-        connection.close()
-        partial.unlink(missing_ok=True)
-        partial.with_name(partial.name + ".wal").unlink(missing_ok=True)
+    """The path of the projection, brought up to the head of the log first if it is not there yet.
+
+    Publishers take turns and read the log when theirs comes, so the file never goes back. Raises CorruptStore.
+    """
+    target = catalog.store.here / FILENAME
+    if _published(target) == _state(catalog.refresh()):
+        return target
+    with catalog.store.exclusive(LOCK):
+        if _published(target) != _state(catalog.refresh()):
+            _write(catalog, target)
     return target
 
 
-def published_sequence(catalog: Catalog) -> int | None:
-    """Number of the newest commit in the published file; None when there is no readable one for this folder."""
-    path = Path(catalog.store.at("")) / FILENAME
-    try:
-        with duckdb.connect(str(path), read_only=True) as connection:
-            root, sequence = connection.execute("SELECT root, sequence FROM published_state").fetchone() or (
-                None,
-                None,
-            )
-    except duckdb.Error:
+def attach(connection: duckdb.DuckDBPyConnection, path: Path, *, options: str = "READ_ONLY") -> None:
+    """Make the DuckDB file at `path` the default database of an in-memory connection.
+
+    `duckdb.connect(path)` would share one instance, its settings and the file it opened first, with every other
+    connection of this process to that path, also after the file has been replaced.
+    """
+    quoted = str(path).replace("'", "''")
+    connection.execute(f"ATTACH '{quoted}' AS catalog ({options})")
+    connection.execute("USE catalog")
+
+
+def _state(catalog: Catalog) -> dict[str, Any]:
+    """What a published file was made from: which log, up to where, and by which definitions."""
+    head = catalog.log.refresh()[-1].sha256 if catalog.sequence else GENESIS
+    return {
+        "root": catalog.store.root,
+        "sequence": catalog.sequence,
+        "head": head,
+        "definitions": DEFINITIONS,
+    }
+
+
+def _published(path: Path) -> dict[str, Any] | None:
+    """The state of the published file; None when there is none that can be read in full."""
+    if not path.exists():
         return None
-    return sequence if root == catalog.store.root else None
+    try:
+        with duckdb.connect() as connection:
+            attach(connection, path)
+            (blocks,) = connection.execute(
+                "SELECT block_size * total_blocks FROM pragma_database_size() WHERE database_name = 'catalog'"
+            ).fetchall()[0]
+            if path.stat().st_size < blocks:
+                return None
+            state = connection.execute("SELECT * FROM published_state")
+            names = [column[0] for column in state.description]
+            return dict(zip(names, state.fetchall()[0], strict=True))
+    except (duckdb.Error, IndexError):
+        return None
 
 
-def _write_tables(connection: duckdb.DuckDBPyConnection, catalog: Catalog) -> None:
+def _write(catalog: Catalog, target: Path) -> None:
+    for left in target.parent.glob(f".{target.name}.*"):  # by a publisher that was killed
+        left.unlink()
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
+    try:
+        with duckdb.connect() as connection:
+            if not catalog.store.is_local:
+                connection.register_filesystem(catalog.store.fs)
+            attach(connection, partial, options=f"STORAGE_VERSION '{STORAGE_VERSION}'")
+            connection.execute("BEGIN")
+            files = list(_file_rows(catalog))
+            _write_tables(connection, catalog, files)
+            _write_views(connection, catalog, files)
+            connection.execute("COMMIT")
+            connection.execute("USE memory")
+            connection.execute("DETACH catalog")
+        os.replace(partial, target)
+    except duckdb.IOException as error:
+        raise CorruptStore(
+            f"the catalog of {catalog.store.root} can't be published: {str(error).strip()}; "
+            "`tamis verify` lists damaged files"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+        partial.with_name(partial.name + ".wal").unlink(missing_ok=True)
+
+
+def _write_tables(connection: duckdb.DuckDBPyConnection, catalog: Catalog, files: list[dict[str, Any]]) -> None:
+    known = _attributes_of_documents(catalog)
     tables = {
-        "published_state": [{"root": catalog.store.root, "sequence": catalog.sequence}],
+        "published_state": [_state(catalog)],
         "snapshot_rows": [_snapshot_row(catalog, each) for each in catalog.all_snapshots()],
         "run_rows": [_run_row(run) for run in catalog.runs.values()],
-        "stage_rows": [
-            {"run": run.fingerprint, **stage} for run in catalog.runs.values() for stage in run.stages
-        ],
+        "stage_rows": [{"run": run.fingerprint, **stage} for run in catalog.runs.values() for stage in run.stages],
         "lineage_rows": _lineage_rows(catalog),
-        "shard_rows": list(_shard_rows(catalog)),
-        "file_rows": list(_file_rows(catalog)),
-        "layer_rows": list(_layer_rows(catalog)),
+        "shard_rows": list(_shard_rows(catalog, known)),
+        "file_rows": files,
+        "layer_rows": list(_layer_rows(catalog, known)),
     }
     for name, rows in tables.items():
         connection.register("rows", pa.Table.from_pylist(rows, schema=TABLES[name]))
@@ -96,17 +146,14 @@ def _write_tables(connection: duckdb.DuckDBPyConnection, catalog: Catalog) -> No
         connection.unregister("rows")
 
 
-def _write_views(connection: duckdb.DuckDBPyConnection, catalog: Catalog) -> None:
+def _write_views(connection: duckdb.DuckDBPyConnection, catalog: Catalog, files: list[dict[str, Any]]) -> None:
+    layers = {layer for each in catalog.all_snapshots() for layer in each.contents.layers}
+    scanned: dict[str, set[str]] = {name: set() for name in ATTRIBUTES}
+    for row in files:
+        table = "decisions" if row["tbl"] in layers else row["tbl"]
+        scanned.setdefault(table, set()).add(row["file"])
     for name, columns in ATTRIBUTES.items():
-        layers = {layer for each in catalog.all_snapshots() for layer in each.contents.layers}
-        files = sorted(
-            {
-                row["file"]
-                for row in _file_rows(catalog)
-                if row["tbl"] == name or (name == "decisions" and row["tbl"] in layers)
-            }
-        )
-        connection.execute(f"CREATE VIEW {name}_parquet AS {_scan(files, columns)}")
+        connection.execute(f"CREATE VIEW {name}_parquet AS {_scan(sorted(scanned[name]), columns)}")
     for statement in VIEWS:
         connection.execute(statement)
 
@@ -138,7 +185,14 @@ def _sql_type(arrow: pa.DataType) -> str:
 
 
 TABLES = {
-    "published_state": pa.schema([("root", pa.string()), ("sequence", pa.int64())]),
+    "published_state": pa.schema(
+        [
+            ("root", pa.string()),
+            ("sequence", pa.int64()),
+            ("head", pa.string()),
+            ("definitions", pa.string()),
+        ]
+    ),
     "snapshot_rows": pa.schema(
         [
             ("snapshot", pa.string()),
@@ -209,6 +263,8 @@ TABLES = {
     ),
 }
 
+DEFINITIONS = fingerprint([VIEWS, {name: str(columns) for name, columns in {**ATTRIBUTES, **TABLES}.items()}])
+
 
 def _snapshot_row(catalog: Catalog, snapshot: Snapshot) -> dict[str, Any]:
     contents = snapshot.contents
@@ -249,10 +305,6 @@ def _lineage_rows(catalog: Catalog) -> list[dict[str, Any]]:
     ]
 
 
-def _paths(catalog: Catalog, tables: Mapping[str, Any]) -> dict[str, str]:
-    return {name: catalog.store.at(ref.path) for name, ref in tables.items()}
-
-
 def _attributes_of_documents(catalog: Catalog) -> dict[tuple[str, str], str]:
     """(documents file, table) -> the newest file of that table: attributes found later serve older snapshots too."""
     known = {}
@@ -262,12 +314,11 @@ def _attributes_of_documents(catalog: Catalog) -> dict[tuple[str, str], str]:
                 documents = shard["tables"].get("documents")
                 for name in ("tokens", "domain"):
                     if documents and name in shard["tables"]:
-                        known[documents["path"], name] = catalog.store.at(shard["tables"][name]["path"])
+                        known[documents["path"], name] = catalog.store.url(shard["tables"][name]["path"])
     return known
 
 
-def _shard_rows(catalog: Catalog) -> Iterable[dict[str, Any]]:
-    known = _attributes_of_documents(catalog)
+def _shard_rows(catalog: Catalog, known: Mapping[tuple[str, str], str]) -> Iterable[dict[str, Any]]:
     for snapshot in catalog.all_snapshots():
         for number, shard in enumerate(snapshot.contents.shards):
             documents = shard.tables.get("documents")
@@ -278,39 +329,33 @@ def _shard_rows(catalog: Catalog) -> Iterable[dict[str, Any]]:
                 "snapshot": snapshot.ref,
                 "shard": number,
                 "rows": shard.rows,
-                "documents": catalog.store.at(documents.path),
+                "documents": catalog.store.url(documents.path),
                 "tokens": known.get((documents.path, "tokens")),
                 "domain": known.get((documents.path, "domain")),
-                "live": catalog.store.at(live.path) if live else None,
+                "live": catalog.store.url(live.path) if live else None,
             }
 
 
 def _file_rows(catalog: Catalog) -> Iterable[dict[str, Any]]:
     for snapshot in catalog.all_snapshots():
-        tables = [
-            (i, name, ref) for i, s in enumerate(snapshot.contents.shards) for name, ref in s.tables.items()
-        ]
-        tables += [(None, name, ref) for name, ref in snapshot.contents.artifacts.items()]
-        for number, name, ref in tables:
+        parts: list[tuple[int | None, Mapping[str, FileRef]]] = [(None, snapshot.contents.artifacts)]
+        parts += [(number, shard.tables) for number, shard in enumerate(snapshot.contents.shards)]
+        for number, name, ref in ((number, name, ref) for number, refs in parts for name, ref in refs.items()):
             yield {
                 "snapshot": snapshot.ref,
                 "shard": number,
                 "tbl": name,
-                "file": catalog.store.at(ref.path),
+                "file": catalog.store.url(ref.path),
                 "sha256": ref.sha256,
                 "bytes": ref.bytes,
             }
 
 
-def _layer_rows(catalog: Catalog) -> Iterable[dict[str, Any]]:
+def _layer_rows(catalog: Catalog, known: Mapping[tuple[str, str], str]) -> Iterable[dict[str, Any]]:
     """Each decision file once, under the snapshot that brought it."""
-    known = _attributes_of_documents(catalog)
     seen = set()
     in_order = [
-        action["snapshot"]
-        for commit in catalog.log.refresh()
-        for action in commit.actions
-        if "snapshot" in action
+        action["snapshot"] for commit in catalog.log.refresh() for action in commit.actions if "snapshot" in action
     ]
     for body in in_order:
         snapshot = catalog.snapshot(f"{body['name']}@{body['version']}")
@@ -325,7 +370,7 @@ def _layer_rows(catalog: Catalog) -> Iterable[dict[str, Any]]:
                     "snapshot": snapshot.ref,
                     "step": catalog.runs[snapshot.run].step,
                     "layer": layer,
-                    "file": catalog.store.at(file.path),
-                    "documents": catalog.store.at(documents),
+                    "file": catalog.store.url(file.path),
+                    "documents": catalog.store.url(documents),
                     "tokens": known.get((documents, "tokens")),
                 }

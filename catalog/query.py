@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import sys
-from typing import BinaryIO
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any, BinaryIO
 
 import duckdb
 import pyarrow as pa
@@ -18,18 +21,35 @@ import pyarrow.parquet as pq
 
 from catalog.catalog import Catalog
 from catalog.errors import QueryError, UsageError
-from catalog.projection import FILENAME, publish, published_sequence
+from catalog.projection import attach, publish
 
 FORMATS = ("table", "json", "csv", "parquet")
 MEMORY_LIMIT = "2GB"
 
 
-def connect(catalog: Catalog) -> duckdb.DuckDBPyConnection:
-    """A locked-down read-only connection to the projection, which is published first when commits came since."""
-    if published_sequence(catalog) != catalog.refresh().sequence:
-        publish(catalog)
-    connection = duckdb.connect(catalog.store.at(FILENAME), read_only=True)
-    root = catalog.store.at("").replace("'", "''")
+def sql(catalog: Catalog, query: str, parameters: Sequence[object] = ()) -> pa.Table:
+    """The rows of one SELECT; `?` in it stands for the parameters in turn. Raises QueryError with DuckDB's message."""
+    with _connect(catalog) as connection:
+        try:
+            kinds = [statement.type for statement in connection.extract_statements(query)]
+            if kinds != [duckdb.StatementType.SELECT]:
+                found = ", ".join(kind.name for kind in kinds) or "nothing"
+                raise QueryError(f"`tamis sql` only reads: expected one SELECT, got {found}")
+            return connection.sql(query, params=list(parameters)).to_arrow_table()
+        except duckdb.Error as error:
+            raise QueryError(f"the query failed: {str(error).strip()}") from error
+
+
+def _connect(catalog: Catalog) -> duckdb.DuckDBPyConnection:
+    """A read-only connection to the up-to-date projection, locked down.
+
+    It must run nothing but SELECT: within the store's folder DuckDB would let COPY write.
+    """
+    connection = duckdb.connect(config={"temp_directory": ""})
+    if not catalog.store.is_local:
+        connection.register_filesystem(catalog.store.fs)
+    attach(connection, publish(catalog))
+    root = catalog.store.url("").replace("'", "''")
     for setting in (
         f"allowed_directories = ['{root}']",
         "enable_external_access = false",
@@ -43,27 +63,15 @@ def connect(catalog: Catalog) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def sql(catalog: Catalog, query: str) -> pa.Table:
-    """The rows of one SELECT. Raises QueryError with DuckDB's message."""
-    with connect(catalog) as connection:
-        try:
-            result = connection.execute(query)
-            if result.description is None:
-                raise QueryError("the statement returns no rows; `tamis sql` reads only")
-            return result.to_arrow_table()
-        except duckdb.Error as error:
-            raise QueryError(f"the query failed: {str(error).strip()}") from error
-
-
 def write_result(table: pa.Table, output_format: str, stream: BinaryIO) -> None:
     """Write rows to a binary stream as an aligned text table, JSON lines, CSV or Parquet. Raises UsageError."""
     if output_format == "table":
         stream.write(render(table).encode())
     elif output_format == "json":
         for row in table.to_pylist():
-            stream.write(json.dumps(row, ensure_ascii=False, default=str).encode() + b"\n")
+            stream.write(_json(row).encode() + b"\n")
     elif output_format == "csv":
-        pyarrow.csv.write_csv(table, stream)
+        pyarrow.csv.write_csv(_flat(table), stream)
     elif output_format == "parquet":
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd")
@@ -81,8 +89,7 @@ def render(table: pa.Table, *, width: int = 100) -> str:
         for name, column in zip(table.column_names, columns, strict=True)
     ]
     right = [
-        pa.types.is_integer(f.type) or pa.types.is_floating(f.type) or pa.types.is_decimal(f.type)
-        for f in table.schema
+        pa.types.is_integer(f.type) or pa.types.is_floating(f.type) or pa.types.is_decimal(f.type) for f in table.schema
     ]
 
     def line(cells: list[str]) -> str:
@@ -95,6 +102,32 @@ def render(table: pa.Table, *, width: int = 100) -> str:
     lines = [line(table.column_names), "  ".join("-" * size for size in widths)]
     lines += [line([column[i] for column in columns]) for i in range(table.num_rows)]
     return "\n".join(lines) + "\n"
+
+
+def _flat(table: pa.Table) -> pa.Table:
+    """`table` with lists, structs and maps as JSON text, which CSV has no form for."""
+    for i, field in enumerate(table.schema):
+        if pa.types.is_nested(field.type):
+            values = [None if value is None else _json(value) for value in table.column(i).to_pylist()]
+            table = table.set_column(i, field.name, pa.array(values, pa.string()))
+    return table
+
+
+def _json(value: object) -> str:
+    return json.dumps(_plain(value), ensure_ascii=False, default=str)
+
+
+def _plain(value: Any) -> Any:
+    """`value` in JSON's types: DuckDB's sums of integers come as decimals, and JSON has no NaN."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value.hex() if isinstance(value, bytes) else value
 
 
 def _cell(value: object, width: int) -> str:

@@ -16,6 +16,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as distribution_version
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -47,13 +48,15 @@ class Step(Protocol):
 
 
 class Executor(Protocol):
-    """Maps a function over tasks somewhere. Yields (index of the task, receipt) as they finish, in any order."""
+    """Maps a function over tasks somewhere. Yields (index of the task, receipt) as they finish, in any order.
+
+    `on_ray` says whether that is a Ray cluster, where training then runs too.
+    """
 
     workers: int
+    on_ray: ClassVar[bool]
 
-    def map(
-        self, function: TaskFunction, store: Store, tasks: Sequence[Task]
-    ) -> Iterator[tuple[int, Receipt]]: ...
+    def map(self, function: TaskFunction, store: Store, tasks: Sequence[Task]) -> Iterator[tuple[int, Receipt]]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +70,7 @@ class StageProgress:
     documents: int
     bytes: int
     seconds: float
+    note: str = ""
 
 
 Listener = Callable[[StageProgress], None]
@@ -99,6 +103,7 @@ class Work:
 
     def stage(self, name: str, function: TaskFunction, tasks: Sequence[Task]) -> list[Receipt]:
         """The receipts of `function` over `tasks`, in task order; tasks with a stored receipt are not run again."""
+        assert all(name != each["stage"] for each in self.stages), f"two stages named {name!r} in one run"
         started = time.monotonic()
         path = self.folder / f"{name}.receipts.jsonl"
         receipts: dict[int, Receipt] = _read_receipts(path)
@@ -146,18 +151,30 @@ def run(
 ) -> Snapshot:
     """The snapshot that `step` makes of `inputs`, named `into`: from the catalog if it is there, else made now."""
     identity = identify(step, inputs)
-    made = catalog.refresh().made_by(identity)
-    if made is not None:
-        if made.name == into or any(each.run == identity for each in catalog.snapshots.get(into, [])):
-            return made
-        snapshot = catalog.commit(into, made.contents, catalog.runs[identity])
-        publish(catalog)
-        return snapshot
+    known = _known(catalog.refresh(), identity, into)
+    if known is not None:
+        return known
     work = Work(step=step.verb, fingerprint=identity, catalog=catalog, executor=executor, listener=listener)
+    with catalog.store.exclusive(f"work/{identity}/lock"):  # of two equal runs at once, one works
+        snapshot = _known(catalog.refresh(), identity, into) or _make(step, inputs, into, work)
+        publish(catalog)
+        shutil.rmtree(work.folder, ignore_errors=True)
+    return snapshot
+
+
+def _known(catalog: Catalog, identity: str, into: str) -> Snapshot | None:
+    made = [each for each in catalog.made_by(identity) if each.name == into]
+    return made[-1] if made else None
+
+
+def _make(step: Step, inputs: Sequence[Snapshot], into: str, work: Work) -> Snapshot:
+    made = work.catalog.made_by(work.fingerprint)
+    if made:  # under another name
+        return work.catalog.commit(into, made[0].contents, work.catalog.runs[work.fingerprint])
     started, clock = time.time(), time.monotonic()
     contents = step.build(work, *inputs)
     record = Run(
-        fingerprint=identity,
+        fingerprint=work.fingerprint,
         step=step.verb,
         parameters=canonical(step),
         inputs=tuple(each.id for each in inputs),
@@ -167,22 +184,20 @@ def run(
         stages=tuple(work.stages),
         attachments=work.attachments,
     )
-    snapshot = catalog.commit(into, contents, record, inputs=inputs)
-    publish(catalog)
-    shutil.rmtree(work.folder, ignore_errors=True)
-    return snapshot
+    return work.catalog.commit(into, contents, record, inputs=inputs)
 
 
 def identify(step: Step, inputs: Sequence[Snapshot]) -> str:
     """Fingerprint (hex) of a step on given inputs."""
-    return fingerprint(
-        {"step": canonical(step), "evidence": step.evidence(), "inputs": [each.id for each in inputs]}
-    )
+    return fingerprint({"step": canonical(step), "evidence": step.evidence(), "inputs": [each.id for each in inputs]})
 
 
 def code_version() -> str:
-    """The installed version of this software."""
-    return distribution_version("tamis")
+    """The installed version of this software; "source" where its folders were shipped without being installed."""
+    try:
+        return distribution_version("tamis")
+    except PackageNotFoundError:
+        return "source"
 
 
 def _read_receipts(path: Path) -> dict[int, Receipt]:

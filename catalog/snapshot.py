@@ -20,6 +20,7 @@ from catalog.fingerprint import fingerprint
 from catalog.store import FileRef
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+REFERENCE = re.compile(rf"({NAME.pattern})(?:@([0-9]+))?")
 KINDS = ("documents", "tokenizer", "classifier", "mixture", "packs", "model", "evaluation", "export")
 
 
@@ -88,9 +89,7 @@ class Snapshot:
             return self.contents.artifacts[name]
         except KeyError:
             have = ", ".join(self.contents.artifacts) or "none"
-            raise UsageError(
-                f"{self.ref} ({self.contents.kind}) has no {name!r}; its artifacts: {have}"
-            ) from None
+            raise UsageError(f"{self.ref} ({self.contents.kind}) has no {name!r}; its artifacts: {have}") from None
 
     def require(self, kind: str, *tables: str) -> Snapshot:
         """Itself, when it is of `kind` and its shards have `tables`; else UsageError saying which step adds them."""
@@ -99,9 +98,7 @@ class Snapshot:
         for table in tables:
             if any(table not in shard.tables for shard in self.contents.shards):
                 have = ", ".join(sorted({name for shard in self.contents.shards for name in shard.tables}))
-                raise UsageError(
-                    f"{self.ref} has no table {table!r} (it has {have}); run the step that makes it first"
-                )
+                raise UsageError(f"{self.ref} has no table {table!r} (it has {have}); run the step that makes it first")
         return self
 
 
@@ -122,11 +119,10 @@ class Run:
 
 def parse_reference(text: str) -> tuple[str, int | None]:
     """`name` or `name@version` -> (name, version or None for the newest). Raises UsageError."""
-    name, _, version = text.partition("@")
-    if not NAME.fullmatch(name) or (version and not version.isdigit()) or text.endswith("@"):
-        raise UsageError(
-            f"{text!r} is not a snapshot reference: expected name or name@version, like clean or clean@3"
-        )
+    match = REFERENCE.fullmatch(text)
+    if match is None:
+        raise UsageError(f"{text!r} is not a snapshot reference: expected name or name@version, like clean or clean@3")
+    name, version = match.groups()
     return name, int(version) if version else None
 
 

@@ -11,6 +11,8 @@ an object store; `local` gives a path that other libraries can map into memory.
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import os
 import secrets
 import shutil
@@ -56,6 +58,33 @@ class Store:
     def at(self, path: str) -> str:
         """The address of a relative path, as this store's filesystem spells it."""
         return f"{self._base}/{path}"
+
+    def url(self, path: str) -> str:
+        """The address of a relative path as other libraries take it: a plain path, or scheme://..."""
+        return self.at(path) if self.is_local else str(self.fs.unstrip_protocol(self.at(path)))
+
+    @property
+    def here(self) -> Path:
+        """What this machine keeps of the store: its own folder when it is local, else a cache beside the temp files."""
+        if self.is_local:
+            return Path(self._base)
+        return Path(tempfile.gettempdir()) / "tamis" / hashlib.sha256(self.root.encode()).hexdigest()[:16]
+
+    @contextmanager
+    def exclusive(self, path: str) -> Iterator[None]:
+        """Hold a lock file of this machine, waiting for whoever has it; a process that dies lets go of it."""
+        lock = self.here / path
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with open(lock, "a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def names(self, folder: str) -> list[str]:
+        """Names of what lies in a folder; none when there is no such folder."""
+        try:
+            return [path.rsplit("/", 1)[-1] for path in self.fs.ls(self.at(folder), detail=False)]
+        except FileNotFoundError:
+            return []
 
     def exists(self, path: str) -> bool:
         return bool(self.fs.exists(self.at(path)))
@@ -130,30 +159,25 @@ class Store:
 
     def scratch(self) -> Path:
         """A local folder for files that are not finished yet, on the same disk as a local store."""
-        if not self.is_local:
-            return Path(tempfile.gettempdir())
-        folder = Path(self._base) / "work" / "_scratch"
+        folder = self.here / "work" / "_scratch"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def local(self, ref: FileRef) -> Path:
         """A local path with the bytes of `ref`; from a remote store the file is copied once. Raises CorruptStore."""
-        path = Path(self.at(ref.path))
-        if not self.is_local:
-            path = Path(tempfile.gettempdir()) / "tamis-cache" / ref.path
-            if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                partial = path.with_suffix(f".{secrets.token_hex(6)}")
-                self.fs.get_file(self.at(ref.path), str(partial))
-                os.replace(partial, path)
+        path = self.here / ref.path
+        if not self.is_local and not path.exists() and self.exists(ref.path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(f".{secrets.token_hex(6)}")
+            self.fs.get_file(self.at(ref.path), str(partial))
+            os.replace(partial, path)
         if not path.exists():
             raise CorruptStore(f"{ref.path} is missing from {self.root}: `tamis verify` lists what else is")
         return path
 
     def work(self, name: str) -> Path:
         """The local scratch folder of one unfinished run."""
-        base = Path(self._base) if self.is_local else Path(tempfile.gettempdir()) / "tamis-work"
-        folder = base / "work" / name
+        folder = self.here / "work" / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
