@@ -69,11 +69,9 @@ def write_pack(
         "starts": pa.array(starts, pa.list_(pa.int32())),
         "documents": pa.array(documents, pa.list_(pa.binary(16))),
     }
-    table = pa.table(columns).replace_schema_metadata({b"tamis": json.dumps(asdict(pack_format)).encode()})
-    batch = table.combine_chunks().to_batches(max_chunksize=max(rows, 1))
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        for each in batch:
-            writer.write_batch(each)
+    batch = pa.record_batch(columns).replace_schema_metadata({b"tamis": json.dumps(asdict(pack_format)).encode()})
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
 
 
 class Packs:
