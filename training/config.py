@@ -127,8 +127,22 @@ class TrainConfig:
         if self.precision not in ("auto", "bf16", "fp32"):
             raise ValueError(f"precision must be auto, bf16 or fp32, got {self.precision!r}")
         if not 0 <= self.warmup_share <= 1 - self.decay_share:
-            raise ValueError(f"warmup_share {self.warmup_share} and decay_share {self.decay_share} exceed the whole run")
+            raise ValueError(
+                f"warmup_share {self.warmup_share} and decay_share {self.decay_share} exceed the whole run"
+            )
 
     def steps(self, context: int) -> int:
         """Optimiser steps: enough whole batches to see at least `tokens`."""
         return -(-self.tokens // (self.batch_rows * context))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyStopping:
+    """Fine-tuning ends when validation bits per byte have not improved for `patience` evaluations in a row."""
+
+    evaluate_every: int = 50
+    patience: int = 3
+
+    def __post_init__(self) -> None:
+        if self.evaluate_every < 1 or self.patience < 1:
+            raise ValueError(f"evaluate_every and patience must be at least 1, got {self}")

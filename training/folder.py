@@ -15,9 +15,11 @@ from training.checkpoint import encoded, write_folder
 from training.config import ModelConfig
 from training.model import Llama
 
+_FIXED = ("model_type", "tie_word_embeddings", "hidden_act", "attention_bias", "mlp_bias")
 
-def hf_config(config: ModelConfig) -> dict[str, Any]:
-    """The `config.json` of transformers 5 (rope_parameters, dtype). End-of-text ids are added by `export`."""
+
+def hf_config(config: ModelConfig, *, end_of_text: int) -> dict[str, Any]:
+    """The `config.json` of transformers 5 (rope_parameters, dtype). Text begins and ends with `end_of_text`."""
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -36,8 +38,8 @@ def hf_config(config: ModelConfig) -> dict[str, Any]:
         "attention_dropout": 0.0,
         "mlp_bias": False,
         "tie_word_embeddings": True,
-        "bos_token_id": None,
-        "eos_token_id": None,
+        "bos_token_id": end_of_text,
+        "eos_token_id": end_of_text,
         "pad_token_id": None,
         "use_cache": True,
         "dtype": "float32",
@@ -61,18 +63,21 @@ def model_config(model_dir: Path) -> ModelConfig:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{model_dir} is not a model folder: config.json can't be used ({error!r})") from error
-    unsupported = {key: value for key, value in hf_config(config).items() if key in _FIXED and written.get(key) != value}
-    if unsupported:
-        raise BadInput(f"{model_dir} is not a model of ours: {', '.join(unsupported)} differ from {unsupported}")
+    ours = hf_config(config, end_of_text=0)
+    wrong = [f"{key} is {written.get(key)!r}, not {ours[key]!r}" for key in _FIXED if written.get(key) != ours[key]]
+    if wrong:
+        raise BadInput(f"{model_dir} is a model of another architecture: {'; '.join(wrong)}")
     return config
 
 
-_FIXED = ("model_type", "tie_word_embeddings", "hidden_act", "attention_bias", "mlp_bias")
+def end_of_text(model_dir: Path) -> int:
+    """The token id that begins and ends every document of the model."""
+    return int(json.loads((model_dir / "config.json").read_text())["eos_token_id"])
 
 
-def write_model(model: Llama, model_dir: Path) -> None:
+def write_model(model: Llama, model_dir: Path, *, end_of_text: int) -> None:
     """Write weights and config as one folder, atomically."""
-    config = json.dumps(hf_config(model.config), indent=2) + "\n"
+    config = json.dumps(hf_config(model.config, end_of_text=end_of_text), indent=2) + "\n"
     write_folder(model_dir, {"model.safetensors": encoded(model.state_dict()), "config.json": config.encode()})
 
 

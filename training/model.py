@@ -43,14 +43,19 @@ class Layout:
     mask_BTT: Tensor | None
 
 
-def layout(segments_BT: Tensor) -> Layout:
-    """The layout of segment numbers, int64[B, T]; a run of equal numbers is one segment, padding (-1) included."""
-    index_T = torch.arange(segments_BT.shape[1], device=segments_BT.device)
+def layout(segments_BT: Tensor, device: torch.device | str = "cpu") -> Layout:
+    """The layout on `device` of segment numbers, int64[B, T] in host memory, so that no GPU waits for the answer.
+
+    A run of equal numbers is one segment, padding (-1) included.
+    """
+    single = bool((segments_BT[:, 1:] == segments_BT[:, :-1]).all())
+    segments_BT = segments_BT.to(device, non_blocking=True)
+    index_T = torch.arange(segments_BT.shape[1], device=device)
     starts_BT = torch.zeros_like(segments_BT)
     changed = segments_BT[:, 1:] != segments_BT[:, :-1]
     starts_BT[:, 1:] = torch.where(changed, index_T[1:], 0)
     positions_BT = index_T - starts_BT.cummax(1).values
-    if not bool(changed.any()):
+    if single:
         return Layout(positions_BT=positions_BT, mask_BTT=None)
     same_BTT = segments_BT[:, :, None] == segments_BT[:, None, :]
     return Layout(positions_BT=positions_BT, mask_BTT=same_BTT & (index_T[:, None] >= index_T))
@@ -181,7 +186,7 @@ class Llama(nn.Module):
 
     def forward(self, tokens_BT: Tensor, segments_BT: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Logits, [B, T, V]."""
-        hidden_BTD = self.hidden(tokens_BT, layout(segments_BT), dtype)
+        hidden_BTD = self.hidden(tokens_BT, layout(segments_BT.cpu(), tokens_BT.device), dtype)
         return F.linear(hidden_BTD, self.model.embed_tokens.weight.to(dtype))
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor, where: Layout, dtype: torch.dtype) -> Tensor:
@@ -206,9 +211,9 @@ def _bias(where: Layout, tokens_BT: Tensor, dtype: torch.dtype) -> Tensor | None
     """Additive mask [B or 1, 1, T, T]; None lets a GPU take its causal path."""
     if where.mask_BTT is not None:
         mask_BTT = where.mask_BTT
-        return torch.zeros(mask_BTT.shape, dtype=dtype, device=mask_BTT.device).masked_fill_(
-            ~mask_BTT, float("-inf")
-        )[:, None]
+        return torch.zeros(mask_BTT.shape, dtype=dtype, device=mask_BTT.device).masked_fill_(~mask_BTT, float("-inf"))[
+            :, None
+        ]
     if tokens_BT.device.type != "cpu":
         return None
     size = tokens_BT.shape[1]
@@ -230,7 +235,7 @@ class _Rotate(torch.autograd.Function):
         return _rotate(x_BTHE, cosines, sines)
 
     @staticmethod
-    def backward(ctx: Any, grad_BTHE: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_BTHE: Tensor) -> tuple[Tensor, None, None]:
         cosines, sines = ctx.saved_tensors
         return _rotate(grad_BTHE, cosines, -sines), None, None
 
@@ -264,7 +269,7 @@ class _BlockAttention(torch.autograd.Function):
         return out_BHTE
 
     @staticmethod
-    def backward(ctx: Any, grad_BHTE: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_BHTE: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         q_BHTE, k_BHTE, v_BHTE, out_BHTE, *kept = ctx.saved_tensors
         mean_BHT1 = (grad_BHTE * out_BHTE).sum(-1, keepdim=True)
         q_grad, k_grad, v_grad = torch.empty_like(q_BHTE), torch.zeros_like(k_BHTE), torch.zeros_like(v_BHTE)
@@ -305,6 +310,6 @@ class _HeadLoss(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         hidden_grad, weight_grad = ctx.saved_tensors
         return hidden_grad * grad.to(hidden_grad.dtype), weight_grad * grad, None

@@ -127,7 +127,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 
 def _key(seed: int, cells: np.ndarray, epochs: np.ndarray) -> np.ndarray:
-    start = _mix(np.uint64([seed % (1 << 64)]) + np.uint64(0x9E3779B97F4A7C15))
+    start = _mix(np.array([seed % (1 << 64)], np.uint64) + np.uint64(0x9E3779B97F4A7C15))
     return _mix(_mix(start + cells.astype(np.uint64)) + epochs.astype(np.uint64))
 
 

@@ -37,51 +37,70 @@ def silent(progress: Progress) -> None:
 
 
 class Telemetry:
-    """The writer of one run's metrics; `begin` is the step that the run resumes after."""
+    """The writer of one run's metrics, resumed after step `begin`; `run_dir` None (a follower rank) writes nothing."""
 
-    def __init__(self, run_dir: Path, *, begin: int, steps: int, tokens_per_step: int, on_progress: OnProgress):
+    def __init__(self, run_dir: Path | None, *, begin: int, steps: int, tokens_per_step: int, on_progress: OnProgress):
         self._steps, self._tokens_per_step, self._on_progress = steps, tokens_per_step, on_progress
-        self._path = run_dir / "metrics.jsonl"
-        kept = [line for line in read_metrics(self._path) if line["step"] <= begin]
-        self._path.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        self._file: IO[str] = self._path.open("a", buffering=1)
-        self._board = _summary_writer(run_dir / "tensorboard", purge_step=begin + 1)
-        self._losses = deque((line["loss"] for line in kept[-_WINDOW:] if "loss" in line), maxlen=_WINDOW)
-        self._times = deque([time.perf_counter()], maxlen=_WINDOW + 1)
+        kept: list[dict[str, Any]] = []
+        self._file: IO[str] | None = None
+        self._board: Any = None
+        if run_dir is not None:
+            path = run_dir / "metrics.jsonl"
+            kept = [line for line in read_metrics(path) if line["step"] <= begin and begin]
+            path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            self._file = path.open("a", buffering=1)
+            self._board = _summary_writer(run_dir / "tensorboard", purge_step=begin + 1)
+        self._seconds_before = float(kept[-1]["seconds"]) if kept else 0.0
+        self._begun = time.perf_counter()
+        self._losses = deque([line["loss"] for line in kept if "loss" in line][-_WINDOW:], maxlen=_WINDOW)
+        self._times = deque([self._begun], maxlen=_WINDOW + 1)
 
     def step(self, step: int, *, loss: float, learning_rate: float, gradient_norm: float) -> None:
         """Record optimiser step `step` (1-based)."""
         self._losses.append(loss)
         self._times.append(time.perf_counter())
-        seconds = (self._times[-1] - self._times[0]) / (len(self._times) - 1)
-        progress = Progress(
+        progress = self.progress(step)
+        values = {"loss": loss, "learning_rate": learning_rate, "gradient_norm": gradient_norm}
+        self._write(step, {**values, "tokens": progress.tokens, "tokens_per_second": progress.tokens_per_second})
+        if self._file is not None:
+            self._on_progress(progress)
+
+    def validation(self, step: int, loss: float) -> None:
+        """Record a validation loss, bits per byte."""
+        self._write(step, {"validation_bits_per_byte": loss})
+
+    def progress(self, step: int) -> Progress:
+        """Where the run stands after `step` steps."""
+        seconds = (self._times[-1] - self._times[0]) / max(len(self._times) - 1, 1)
+        return Progress(
             step=step,
             steps=self._steps,
             loss=self.loss,
             tokens=step * self._tokens_per_step,
-            tokens_per_second=self._tokens_per_step / seconds,
+            tokens_per_second=self._tokens_per_step / seconds if seconds else 0.0,
             eta_seconds=seconds * (self._steps - step),
         )
-        values = {"loss": loss, "learning_rate": learning_rate, "gradient_norm": gradient_norm}
-        self._write(step, {**values, "tokens": progress.tokens, "tokens_per_second": progress.tokens_per_second})
-        self._on_progress(progress)
-
-    def validation(self, step: int, loss: float) -> None:
-        """Record a validation loss, nats per token."""
-        self._write(step, {"validation_loss": loss})
 
     @property
     def loss(self) -> float:
         """Mean training loss of the last 32 steps, nats per token."""
-        return sum(self._losses) / max(len(self._losses), 1)
+        return sum(self._losses) / len(self._losses) if self._losses else float("nan")
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on the steps that count, work lost to crashes left out."""
+        return self._seconds_before + time.perf_counter() - self._begun
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._board is not None:
             self._board.close()
 
     def _write(self, step: int, values: dict[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, "time": time.time(), **values}) + "\n")
+        if self._file is None:
+            return
+        self._file.write(json.dumps({"step": step, **values, "seconds": self.seconds}) + "\n")
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)

@@ -1,0 +1,130 @@
+"""Fine-tuning: the pretraining loop from a model folder on the specialist's packs, with early stopping.
+
+The method fine-tunes on little text at a third of the pretraining rate and keeps the weights that are best on held-out
+documents (arXiv 2402.01093 section 4): every `evaluate_every` steps, and before the first, the validation documents are
+scored, and after `patience` scores without a new best the run ends. The model folder always holds the best so far.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from catalog.pack import Packs
+from training.config import EarlyStopping, TrainConfig
+from training.context import LocalContext, RunContext
+from training.evaluate import score, summarise
+from training.folder import model_config, read_model, write_model
+from training.loop import train as run_loop
+from training.model import Llama
+from training.pretrain import (
+    TrainResult,
+    check_fit,
+    close_run,
+    compared,
+    dtype_of,
+    open_run,
+    ordered,
+    weights_digest,
+)
+from training.telemetry import OnProgress, silent
+
+
+@dataclass(kw_only=True)
+class BestOnValidation:
+    """A judge that keeps the weights with the lowest validation bits per byte in `model_dir`."""
+
+    validation: pa.Table
+    model_dir: Path
+    end_of_text: int
+    stopping: EarlyStopping
+    dtype: torch.dtype
+    best: float = float("inf")
+    best_step: int = 0
+    waited: int = 0
+
+    @property
+    def every(self) -> int:
+        return self.stopping.evaluate_every
+
+    def judge(self, model: Llama, step: int) -> tuple[float, bool]:
+        found = summarise(score(model, self.validation, end_of_text=self.end_of_text, dtype=self.dtype)).bits_per_byte
+        if found < self.best:
+            self.best, self.best_step, self.waited = found, step, 0
+            write_model(model, self.model_dir, end_of_text=self.end_of_text)
+        else:
+            self.waited += 1
+        return found, self.waited >= self.stopping.patience
+
+    def state(self) -> dict[str, Any]:
+        return {"best": self.best, "best_step": self.best_step, "waited": self.waited}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.best, self.best_step, self.waited = state["best"], state["best_step"], state["waited"]
+
+
+def finetune(
+    packs: Sequence[Path],
+    *,
+    model_dir: Path,
+    train: TrainConfig,
+    validation: pa.Table,
+    stopping: EarlyStopping,
+    run_dir: Path,
+    weights: Sequence[float] | None = None,
+    context: RunContext = LocalContext(),  # noqa: B008, a frozen value
+    on_progress: OnProgress = silent,
+) -> TrainResult:
+    """Continue training `model_dir` on packs for at most `train.tokens`; the result is the best on `validation`.
+
+    `validation` has the columns of `evaluate`. Resumes and raises as `pretrain` does.
+    """
+    reader, shape = Packs(packs), model_config(model_dir)
+    check_fit(reader, shape)
+    order = ordered(reader, weights, seed=train.seed)
+    identity = {
+        "kind": "finetune",
+        "packs": [[path.name, path.stat().st_size] for path in reader.paths],
+        "weights": order.weights.tolist(),
+        "model": asdict(shape),
+        "train": compared(train),
+        "stopping": compared(stopping),
+        "init_from": weights_digest(model_dir),
+        "validation": _digest(validation),
+    }
+    finished, precision = open_run(run_dir, identity, train=train, context=context)
+    if finished:
+        return finished
+    judge = BestOnValidation(
+        validation=validation,
+        model_dir=run_dir / "model",
+        end_of_text=reader.format.end_of_text,
+        stopping=stopping,
+        dtype=dtype_of(precision),
+    )
+    outcome = run_loop(
+        read_model(model_dir, device=context.device),
+        packs=reader,
+        order=order,
+        config=train,
+        dtype=dtype_of(precision),
+        run_dir=run_dir,
+        context=context,
+        judge=judge,
+        on_progress=on_progress,
+    )
+    return close_run(run_dir, outcome, precision=precision, context=context)
+
+
+def _digest(documents: pa.Table) -> str:
+    """sha256 of the scored content, whatever the chunks."""
+    digest = hashlib.sha256()
+    for name in ("id", "tokens", "n_bytes"):
+        digest.update(repr(documents.column(name).to_pylist()).encode())
+    return digest.hexdigest()

@@ -1,0 +1,189 @@
+"""Pretraining: packs and settings in, a model folder out; run it again and it continues, or returns at once.
+
+<run_dir>/run.json        what is trained: the run's identity, with the precision that `auto` became
+          checkpoints/    the last two, until the run is done
+          metrics.jsonl   tensorboard/
+          model/          config.json, model.safetensors
+          result.json     written last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from catalog.errors import UsageError
+from catalog.pack import Packs
+from training.checkpoint import remove_leftovers, write_file
+from training.config import ModelConfig, TrainConfig
+from training.context import LocalContext, RunContext, resolved
+from training.folder import model_config, read_model, write_model
+from training.loop import LoopResult
+from training.loop import train as run_loop
+from training.model import Llama
+from training.order import Order
+from training.telemetry import OnProgress, silent
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """A finished run. `final_loss`: nats per token over the last 32 steps; `precision`: what `auto` became."""
+
+    model_dir: Path
+    steps: int
+    tokens: int
+    seconds: float
+    final_loss: float
+    precision: str
+
+
+def pretrain(
+    packs: Sequence[Path],
+    *,
+    weights: Sequence[float] | None,
+    model: ModelConfig,
+    train: TrainConfig,
+    run_dir: Path,
+    init_from: Path | None = None,
+    context: RunContext = LocalContext(),  # noqa: B008, a frozen value
+    on_progress: OnProgress = silent,
+) -> TrainResult:
+    """Train a model on packs, cells weighted by `weights` (None: in proportion to their rows).
+
+    `init_from` is a model folder to start from. Raises UsageError when the packs do not fit the model, a weighted cell
+    has no rows, or `run_dir` holds a run with other settings; Diverged when the loss is no longer a number.
+    """
+    reader = Packs(packs)
+    check_fit(reader, model)
+    order = ordered(reader, weights, seed=train.seed)
+    identity = {
+        "kind": "pretrain",
+        "packs": [[path.name, path.stat().st_size] for path in reader.paths],
+        "weights": order.weights.tolist(),
+        "model": asdict(model),
+        "train": compared(train),
+        "init_from": weights_digest(init_from) if init_from else None,
+    }
+    finished, precision = open_run(run_dir, identity, train=train, context=context)
+    if finished:
+        return finished
+    if init_from is None:
+        network = Llama(model)
+        network.initialise(train.seed)
+        network.to(context.device)
+    else:
+        if model_config(init_from) != model:
+            raise UsageError(f"{init_from} has the shape {model_config(init_from)}, the run wants {model}")
+        network = read_model(init_from, device=context.device)
+    outcome = run_loop(
+        network,
+        packs=reader,
+        order=order,
+        config=train,
+        dtype=dtype_of(precision),
+        run_dir=run_dir,
+        context=context,
+        judge=None,
+        on_progress=on_progress,
+    )
+    if context.rank == 0:
+        write_model(network, run_dir / "model", end_of_text=reader.format.end_of_text)
+    return close_run(run_dir, outcome, precision=precision, context=context)
+
+
+def check_fit(packs: Packs, model: ModelConfig) -> None:
+    """Raise UsageError unless the packs were cut for the model's context and vocabulary."""
+    given = packs.format
+    if (given.context, given.vocab_size) != (model.context, model.vocab_size):
+        raise UsageError(
+            f"the packs have context {given.context} and vocabulary {given.vocab_size}, the model has context "
+            f"{model.context} and vocabulary {model.vocab_size}: pack again or change the model"
+        )
+
+
+def ordered(packs: Packs, weights: Sequence[float] | None, *, seed: int) -> Order:
+    """The order of the packs' rows; a weight that can't be honoured is a UsageError."""
+    try:
+        return Order(packs.rows_per_cell, weights, seed=seed)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def compared(config: Any) -> dict[str, Any]:
+    """The fields of a config that are its identity."""
+    return {field.name: getattr(config, field.name) for field in fields(config) if field.compare}
+
+
+def weights_digest(model_dir: Path) -> str:
+    """sha256 of a model folder's weights."""
+    model_config(model_dir)
+    return hashlib.sha256((model_dir / "model.safetensors").read_bytes()).hexdigest()
+
+
+def open_run(
+    run_dir: Path, identity: dict[str, Any], *, train: TrainConfig, context: RunContext
+) -> tuple[TrainResult | None, str]:
+    """The result of a finished run, if this is one, and the precision it computes in.
+
+    Raises UsageError when `run_dir` holds a run with another identity, naming what differs.
+    """
+    path, result = run_dir / "run.json", run_dir / "result.json"
+    wanted = json.loads(json.dumps(identity))
+    precision: str = resolved(train.precision, context.device)
+    if path.exists():
+        written = json.loads(path.read_text())
+        precision = written.pop("precision")
+        _check_same(run_dir, written, wanted)
+    elif context.rank == 0:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        write_file(path, json.dumps({**wanted, "precision": precision}, indent=1).encode())
+    if not result.exists():
+        return None, precision
+    values = json.loads(result.read_text())
+    return TrainResult(model_dir=run_dir / "model", **values), precision
+
+
+def close_run(run_dir: Path, outcome: LoopResult, *, precision: str, context: RunContext) -> TrainResult:
+    """Write the result and drop what only an unfinished run needs."""
+    values = {**asdict(outcome), "precision": precision}
+    if context.rank == 0:
+        write_file(run_dir / "result.json", json.dumps(values, indent=1).encode())
+        shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
+        remove_leftovers(run_dir)
+    return TrainResult(model_dir=run_dir / "model", **values)
+
+
+def _check_same(run_dir: Path, written: dict[str, Any], wanted: dict[str, Any]) -> None:
+    before, now = _flattened(written), _flattened(wanted)
+    different = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if different:
+        key = different[0]
+        raise UsageError(
+            f"{run_dir} holds a run with other settings: {key} was {_short(before.get(key))}, now "
+            f"{_short(now.get(key))}"
+            + (f", and {len(different) - 1} more" if len(different) > 1 else "")
+            + "; give another folder or delete this one"
+        )
+
+
+def _flattened(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, each in value.items():
+        out.update(_flattened(each, f"{prefix}{key}.") if isinstance(each, dict) else {prefix + key: each})
+    return out
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 60 else text[:57] + "..."
