@@ -7,7 +7,7 @@ Licences, vendored packages and re-exported docstrings make natural near-duplica
 package classifiers; the rest is None and left to a classifier. A target is a domain, and its documents are never in the
 pool. The same environment gives the same bytes.
 
-Cost: about 30 s on one core for 15,700 files and 58 MB of documents, nearly all of it ast.parse; `write_corpus` takes a
+Cost: 31 to 38 s on one core for 15,700 files and 58 MB of documents, nearly all of it ast.parse; `write_corpus` takes a
 process pool's `map`, and `list_files` and `documents_of` are the units for any other executor.
 """
 
@@ -44,7 +44,14 @@ _SKIPPED_FOLDERS = {
 }  # fmt: skip
 _OURSELVES = {"tamis", "catalog", "dataops", "training", "clusters"}
 _LICENCE = re.compile(r"(.*[_-])?(licen[sc]es?|copying|notice|third[-_]party[-_]notices?)\b", re.I)
-_NOT_PROSE = {"top_level.txt", "entry_points.txt", "requirements.txt", "sources.txt", "namespace_packages.txt"}
+_NOT_PROSE = {
+    "top_level.txt",
+    "entry_points.txt",
+    "requirements.txt",
+    "sources.txt",
+    "namespace_packages.txt",
+    "cmakelists.txt",
+}
 _PROSE_SUFFIXES = {".md", ".rst", ".txt"}
 _CODE_SUFFIXES = {".c", ".cpp", ".h", ".json", ".py", ".pyc", ".pyi", ".pyx", ".so", ".toml", ".xml", ".yaml", ".yml"}
 
