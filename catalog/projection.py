@@ -119,9 +119,9 @@ def _write(catalog: Catalog, target: Path) -> None:
             connection.execute("DETACH catalog")
         os.replace(partial, target)
     except duckdb.IOException as error:
+        reason = str(error).partition("\n")[0]
         raise CorruptStore(
-            f"the catalog of {catalog.store.root} can't be published: {str(error).strip()}; "
-            "`tamis verify` lists damaged files"
+            f"the catalog of {catalog.store.root} can't be published: {reason}; `tamis verify` lists damaged files"
         ) from error
     finally:
         partial.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,6 +39,13 @@ def written(root: Path, commits: int) -> Log:
     for number in range(commits):
         log.append(lambda _, number=number: [{"number": number}])
     return log
+
+
+@pytest.fixture(scope="module")
+def three_commits(tmp_path_factory):
+    root = tmp_path_factory.mktemp("log")
+    written(root, 3)
+    return root
 
 
 @pytest.mark.parametrize("scheme", ["local", "memory"])
@@ -101,9 +109,9 @@ def test_a_write_that_failed_is_raised_and_leaves_no_commit(tmp_path, monkeypatc
 
 @given(sequence=st.integers(1, 3), place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
 @settings(max_examples=100, deadline=None)
-def test_no_byte_of_any_commit_can_change_unseen(tmp_path_factory, sequence, place, flip):
-    root = tmp_path_factory.mktemp("log")
-    written(root, 3)
+def test_no_byte_of_any_commit_can_change_unseen(three_commits, tmp_path_factory, sequence, place, flip):
+    root = tmp_path_factory.mktemp("edited")
+    shutil.copytree(three_commits, root, dirs_exist_ok=True)
     path = entry(root, sequence)
     content = bytearray(path.read_bytes())
     content[int(place * len(content))] ^= flip

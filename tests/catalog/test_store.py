@@ -70,9 +70,14 @@ def test_of_eight_processes_exactly_one_creates_each_name_and_its_bytes_stay(tmp
 
 def test_a_full_disk_says_so_and_leaves_no_scratch_file(tmp_path):
     store = Store(tmp_path)
-    with pytest.raises(TamisError, match="disk of .* is full"), store.writing(suffix="bin") as (path, _):
-        path.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "no space left on device")
+
+    def fill() -> None:
+        with store.writing(suffix="bin") as (path, _):
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "no space left on device")
+
+    with pytest.raises(TamisError, match=r"disk of .* is full"):
+        fill()
     assert list(store.scratch().iterdir()) == []
 
 
