@@ -40,7 +40,7 @@ def fold(texts: Ragged) -> Ragged:
     """`matching_form` from UTF-8 bytes to UTF-8 bytes (as `text_bytes` gives them)."""
     starts, lengths, blob = _foldings()
     sizes = _folded_sizes(texts.offsets, texts.values, lengths)
-    through_python = {int(row): _fold_in_python(texts.row(row)) for row in np.flatnonzero(sizes < 0)}
+    through_python = {row: _fold_in_python(texts.row(row)) for row in np.flatnonzero(sizes < 0).tolist()}
     for row, folded in through_python.items():
         sizes[row] = len(folded)
     offsets = np.concatenate([[0], np.cumsum(sizes)])
