@@ -148,10 +148,12 @@ def open_run(
     elif context.rank == 0:
         run_dir.mkdir(parents=True, exist_ok=True)
         write_file(path, json.dumps({**wanted, "precision": precision}, indent=1).encode())
-    if not result.exists():
-        return None, precision
-    values = json.loads(result.read_text())
-    return TrainResult(model_dir=run_dir / "model", **values), precision
+    return (read_result(run_dir) if result.exists() else None), precision
+
+
+def read_result(run_dir: Path) -> TrainResult:
+    """The result of a finished run."""
+    return TrainResult(model_dir=run_dir / "model", **json.loads((run_dir / "result.json").read_text()))
 
 
 def close_run(run_dir: Path, outcome: LoopResult, *, precision: str, context: RunContext) -> TrainResult:

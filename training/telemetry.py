@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+_TAIL_BYTES = 4096
 _WINDOW = 32  # steps that the reported loss and speed are averaged over
 
 
@@ -60,8 +61,9 @@ class Telemetry:
         self._losses.append(loss)
         self._times.append(time.perf_counter())
         progress = self.progress(step)
-        values = {"loss": loss, "learning_rate": learning_rate, "gradient_norm": gradient_norm}
-        self._write(step, {**values, "tokens": progress.tokens, "tokens_per_second": progress.tokens_per_second})
+        values = {"loss": loss, "mean_loss": progress.loss, "learning_rate": learning_rate}
+        speed = {"tokens": progress.tokens, "tokens_per_second": progress.tokens_per_second}
+        self._write(step, {"steps": self._steps, **values, "gradient_norm": gradient_norm, **speed})
         if self._file is not None:
             self._on_progress(progress)
 
@@ -97,7 +99,7 @@ class Telemetry:
         if self._board is not None:
             self._board.close()
 
-    def _write(self, step: int, values: dict[str, float]) -> None:
+    def _write(self, step: int, values: dict[str, Any]) -> None:
         if self._file is None:
             return
         self._file.write(json.dumps({"step": step, **values, "seconds": self.seconds}) + "\n")
@@ -112,6 +114,32 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         return []
     lines = path.read_text().splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def follow(run_dir: Path) -> Progress | None:
+    """Where a run in another process stands, from the end of its metrics; None before its first step."""
+    path = run_dir / "metrics.jsonl"
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+        tail = file.read().split(b"\n")[:-1]
+    for text in reversed(tail):
+        if not text.startswith(b"{"):  # the cut first line
+            continue
+        line = json.loads(text)
+        if "loss" in line:
+            speed = line["tokens_per_second"]
+            left = line["tokens"] / line["step"] * (line["steps"] - line["step"])
+            return Progress(
+                step=line["step"],
+                steps=line["steps"],
+                loss=line["mean_loss"],
+                tokens=line["tokens"],
+                tokens_per_second=speed,
+                eta_seconds=left / speed,
+            )
+    return None
 
 
 def _summary_writer(path: Path, *, purge_step: int) -> Any:

@@ -1,0 +1,71 @@
+"""Text from a model: temperature, top-k and top-p sampling, the whole window recomputed for every token.
+
+Without a key-value cache a token costs a forward pass over at most `context` tokens: at 1-6M parameters and context 256
+that is milliseconds, and a text may grow beyond the context because the window slides. Use the exported folder with
+`transformers` or llama.cpp where speed matters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+from training.context import LocalContext, RunContext
+from training.folder import end_of_text as read_end_of_text
+from training.folder import read_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """`temperature` 0 takes the likeliest token; `top_k` 0 and `top_p` 1 keep every token."""
+
+    max_tokens: int = 128
+    temperature: float = 0.8
+    top_k: int = 0
+    top_p: float = 0.95
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 0 or self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(f"sampling needs max_tokens, temperature, top_k >= 0 and 0 < top_p <= 1, got {self}")
+
+
+@torch.no_grad()
+def generate(
+    model_dir: Path,
+    prompt: str,
+    *,
+    tokenizer_json: Path,
+    sampling: Sampling,
+    context: RunContext = LocalContext(),  # noqa: B008, a frozen value
+) -> str:
+    """The continuation of `prompt`, without it, up to end-of-text. Equal seeds give equal texts on one device."""
+    model, end_of_text = read_model(model_dir, device=context.device), read_end_of_text(model_dir)
+    tokenizer = Tokenizer.from_file(str(tokenizer_json))
+    tokens = [end_of_text, *tokenizer.encode(prompt, add_special_tokens=False).ids]
+    begin = len(tokens)
+    generator = torch.Generator().manual_seed(sampling.seed)
+    while len(tokens) < begin + sampling.max_tokens:
+        window_BT = torch.tensor([tokens[-model.config.context :]], device=context.device)
+        logits_V = model(window_BT, torch.zeros_like(window_BT))[0, -1].float().cpu()
+        drawn = pick(logits_V, sampling, generator)
+        if drawn == end_of_text:
+            break
+        tokens.append(drawn)
+    return tokenizer.decode(tokens[begin:])
+
+
+def pick(logits_V: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> int:
+    """One token id, drawn after temperature, then top-k, then top-p (the fewest tokens that hold p of the mass)."""
+    if sampling.temperature == 0:
+        return int(logits_V.argmax())
+    shares_V, index_V = torch.softmax(logits_V / sampling.temperature, -1).sort(descending=True, stable=True)
+    if sampling.top_k:
+        shares_V[sampling.top_k :] = 0
+    before_V = (shares_V / shares_V.sum()).cumsum(0).roll(1)
+    before_V[0] = 0
+    shares_V[before_V >= sampling.top_p] = 0
+    return int(index_V[torch.multinomial(shares_V, 1, generator=generator)])

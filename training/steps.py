@@ -1,0 +1,319 @@
+"""Training as steps of the catalog: packs become models, models become scores, the best becomes an export.
+
+A step hands local paths to the functions of this package and puts what they write into the store. A run resumes from
+its own checkpoints in the run's work folder. On a Ray executor it trains in a Ray Train worker; the bytes are the same
+as here because `threads`, which changes the order of float sums, is one of the settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from catalog import schema
+from catalog.errors import UsageError
+from catalog.pack import Packs
+from catalog.run import StageProgress, Work
+from catalog.snapshot import Contents, Snapshot
+from catalog.store import FileRef, Store
+from catalog.tables import read_live, read_table, write_table
+from training.card import model_card
+from training.config import EarlyStopping, ModelConfig, TrainConfig, sized
+from training.context import LocalContext
+from training.evaluate import Comparison, Scores, evaluate, paired_bootstrap, summarise
+from training.export import export
+from training.finetune import finetune
+from training.folder import model_config, write_model
+from training.model import Llama
+from training.pretrain import TrainResult, pretrain
+from training.telemetry import OnProgress, Progress
+
+MODEL_FILES = ("model.safetensors", "config.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain:
+    """A model of about `params` parameters trained from scratch on `tokens` tokens of a packs snapshot.
+
+    Packs of a resampled snapshot are read by its mixture's weights, others in proportion to their rows.
+    """
+
+    verb: ClassVar[str] = "pretrain"
+    revision: ClassVar[int] = 1
+
+    tokens: int
+    params: int = 1_500_000
+    learning_rate: float = 4e-3
+    batch_rows: int = 16
+    seed: int = 0
+    threads: int = 1
+    checkpoint_every: int = field(default=250, compare=False)
+
+    def evidence(self) -> None:
+        """Nothing but its inputs bears on the result."""
+
+    def build(self, work: Work, *inputs: Snapshot) -> Contents:
+        """A model snapshot."""
+        (packs,) = inputs
+        paths = pack_paths(work.store, packs.require("packs"))
+        settings = {
+            "packs": paths,
+            "weights": mixture_weights(work.store, packs, Packs(paths).rows_per_cell),
+            "model": _shape(packs, self.params),
+            "train": TrainConfig(
+                tokens=self.tokens,
+                batch_rows=self.batch_rows,
+                learning_rate=self.learning_rate,
+                seed=self.seed,
+                checkpoint_every=self.checkpoint_every,
+            ),
+        }
+        return _model(work, _run(work, pretrain, settings, threads=self.threads), packs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune:
+    """Continue a model on the target's packs, keeping the weights that are best on its validation documents.
+
+    Inputs: packs, tokenized validation documents, and the model to start from; without one, a fresh model of `params`
+    parameters learns from the target alone (SLM-nopt of 2402.01093).
+    """
+
+    verb: ClassVar[str] = "finetune"
+    revision: ClassVar[int] = 1
+
+    params: int = 1_500_000
+    max_epochs: float = 8.0
+    learning_rate: float = 1.3e-3
+    batch_rows: int = 16
+    evaluate_every: int = 40
+    patience: int = 3
+    seed: int = 0
+    threads: int = 1
+    checkpoint_every: int = field(default=250, compare=False)
+
+    def evidence(self) -> None:
+        """Nothing but its inputs bears on the result."""
+
+    def build(self, work: Work, *inputs: Snapshot) -> Contents:
+        """A model snapshot."""
+        packs, validation, *models = inputs
+        paths = pack_paths(work.store, packs.require("packs"))
+        if models:
+            start = model_folder(work.store, models[0], work.folder / "start")
+        else:
+            start = _fresh_model(_shape(packs, self.params), self.seed, work.folder / "start", Packs(paths))
+        settings = {
+            "packs": paths,
+            "model_dir": start,
+            "train": TrainConfig(
+                tokens=max(1, round(packs.contents.summary["tokens"] * self.max_epochs)),
+                batch_rows=self.batch_rows,
+                learning_rate=self.learning_rate,
+                seed=self.seed,
+                checkpoint_every=self.checkpoint_every,
+            ),
+            "validation": scored_documents(work.store, validation),
+            "stopping": EarlyStopping(evaluate_every=self.evaluate_every, patience=self.patience),
+        }
+        return _model(work, _run(work, finetune, settings, threads=self.threads), packs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Score models (all inputs after the first) on tokenized documents (the first), and compare every two of them."""
+
+    verb: ClassVar[str] = "evaluate"
+    revision: ClassVar[int] = 1
+
+    draws: int = 2000
+    seed: int = 0
+    threads: int = 2
+
+    def evidence(self) -> None:
+        """Nothing but its inputs bears on the result."""
+
+    def build(self, work: Work, *inputs: Snapshot) -> Contents:
+        """An evaluation snapshot: the table `scores`, one row per model and document, and the figures."""
+        documents, *models = inputs
+        table = scored_documents(work.store, documents)
+        context = LocalContext(device_name="cpu", num_threads=self.threads)
+        scores: dict[str, Scores] = {}
+        for number, model in enumerate(models):
+            _tell(work, "score", number, len(models), note=model.name)
+            folder = model_folder(work.store, model, work.folder / model.name)
+            scores[model.name] = evaluate(folder, table, context=context)
+        results = [{"model": name, **vars(summarise(each))} for name, each in scores.items()]
+        comparisons = [
+            {"model": one, "baseline": other, **vars(self._compare(scores[one], scores[other]))}
+            for position, one in enumerate(scores)
+            for other in list(scores)[:position]
+        ]
+        artifacts = {"scores": write_table(work.store, _score_rows(scores))}
+        return Contents(
+            kind="evaluation", artifacts=artifacts, summary={"results": results, "comparisons": comparisons}
+        )
+
+    def _compare(self, one: Scores, other: Scores) -> Comparison:
+        return paired_bootstrap(one, other, seed=self.seed, draws=self.draws)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """The model with the lowest bits per byte in an evaluation, as a plain LlamaForCausalLM folder.
+
+    Inputs: the evaluation, the tokenizer, and the models it evaluated.
+    """
+
+    verb: ClassVar[str] = "export"
+    revision: ClassVar[int] = 1
+
+    def evidence(self) -> None:
+        """Nothing but its inputs bears on the result."""
+
+    def build(self, work: Work, *inputs: Snapshot) -> Contents:
+        """An export snapshot: one artifact a file."""
+        evaluation, tokenizer, *models = inputs
+        results = evaluation.require("evaluation").contents.summary["results"]
+        by_name = {model.name: model for model in models}
+        scored = [row for row in results if row["model"] in by_name]
+        if not scored:
+            raise UsageError(f"{evaluation.ref} evaluated none of {', '.join(by_name) or 'no models'}")
+        best = min(scored, key=lambda row: row["bits_per_byte"])
+        model = by_name[best["model"]]
+        _tell(work, "export", 0, 1, note=model.name)
+        out = export(
+            model_folder(work.store, model, work.folder / "model"),
+            tokenizer_json=work.store.local(tokenizer.artifact("tokenizer")),
+            out=work.folder / "export",
+            card=model_card(work.catalog, model, evaluation),
+        )
+        artifacts = {path.name: _put(work.store, path) for path in sorted(out.iterdir())}
+        summary = {"model": model.name, "bits_per_byte": best["bits_per_byte"], "perplexity": best["perplexity"]}
+        return Contents(kind="export", artifacts=artifacts, summary=summary)
+
+
+def pack_paths(store: Store, packs: Snapshot) -> list[Path]:
+    """The local files of a packs snapshot, in order."""
+    return [store.local(shard.tables["pack"]) for shard in packs.contents.shards]
+
+
+def mixture_weights(store: Store, packs: Snapshot, rows_per_cell: np.ndarray) -> list[float] | None:
+    """The mixture's weight of each cell that has rows, None for packs without a mixture.
+
+    A cell whose budget was too small for a single window has no rows; its weight goes to the others in proportion.
+    """
+    if "weights" not in packs.contents.artifacts:
+        return None
+    weights = read_table(store, packs.artifact("weights"), ["weight"])["weight"].to_numpy()
+    rows = np.zeros(len(weights), np.int64)
+    rows[: len(rows_per_cell)] = rows_per_cell
+    alive = np.where(rows > 0, weights, 0.0)[: len(rows_per_cell)]
+    return list((alive / alive.sum()).tolist())
+
+
+def model_folder(store: Store, model: Snapshot, folder: Path) -> Path:
+    """A folder with the files of a model snapshot, as the functions of this package read them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in MODEL_FILES:
+        path = folder / name
+        path.unlink(missing_ok=True)
+        path.symlink_to(store.local(model.require("model").artifact(name)))
+    return folder
+
+
+def scored_documents(store: Store, snapshot: Snapshot) -> pa.Table:
+    """id, tokens and n_bytes of the live documents of a tokenized snapshot."""
+    contents = snapshot.require("documents", "tokens").contents
+    tables = []
+    for shard in contents.shards:
+        tokens = read_live(store, shard, contents.layers, ["id", "tokens"], table="tokens")
+        sizes = read_live(store, shard, contents.layers, ["n_bytes"])
+        tables.append(tokens.append_column("n_bytes", sizes["n_bytes"]))
+    table = pa.concat_tables(tables).combine_chunks()
+    if not table.num_rows:
+        raise UsageError(f"{snapshot.ref} has no documents to score: give the target more text")
+    return table.filter(pc.greater(table["n_bytes"], 0))
+
+
+def _shape(packs: Snapshot, params: int) -> ModelConfig:
+    summary = packs.contents.summary
+    return sized(params, vocab_size=summary["vocab_size"], context=summary["context"])
+
+
+def _fresh_model(shape: ModelConfig, seed: int, folder: Path, packs: Packs) -> Path:
+    network = Llama(shape)
+    network.initialise(seed)
+    write_model(network, folder, end_of_text=packs.format.end_of_text)
+    return folder
+
+
+def _run(work: Work, function: Callable[..., TrainResult], settings: dict[str, Any], *, threads: int) -> TrainResult:
+    """Train here or in a Ray Train worker, with progress, in the run's own folder."""
+
+    def on_progress(progress: Progress) -> None:
+        note = (
+            f"loss {progress.loss:.3f}  {progress.tokens_per_second:,.0f} tokens/s  left {progress.eta_seconds:.0f} s"
+        )
+        _tell(work, "train", progress.step, progress.steps, note=note)
+
+    run_dir = (work.folder / "run").absolute()
+    if work.executor.on_ray:
+        from training.worker import fit
+
+        return fit(function, settings, run_dir=run_dir, threads=threads, on_progress=on_progress)
+    context = LocalContext(device_name="cpu", num_threads=threads)
+    return function(**settings, run_dir=run_dir, context=context, on_progress=on_progress)
+
+
+def _tell(work: Work, stage: str, done: int, total: int, *, note: str) -> None:
+    work.listener(
+        StageProgress(step=work.step, stage=stage, done=done, total=total, documents=0, bytes=0, seconds=0.0, note=note)
+    )
+
+
+def _model(work: Work, result: TrainResult, packs: Snapshot) -> Contents:
+    """The contents of a finished run; its metrics are attached to the run, not part of the model's identity."""
+    metrics = result.model_dir.parent / "metrics.jsonl"
+    if metrics.exists():
+        work.attachments["metrics"] = _put(work.store, metrics)
+    shape = model_config(result.model_dir)
+    summary = {
+        "parameters": shape.num_parameters,
+        "tokens": result.tokens,
+        "steps": result.steps,
+        "loss": result.final_loss,
+        "precision": result.precision,
+    }
+    artifacts = {name: _put(work.store, result.model_dir / name) for name in MODEL_FILES}
+    artifacts["tokenizer"] = packs.artifact("tokenizer")
+    return Contents(kind="model", artifacts=artifacts, summary=summary)
+
+
+def _put(store: Store, path: Path) -> FileRef:
+    """Copy a file into the store."""
+    with store.writing(suffix=path.suffix.lstrip(".")) as (copy, refs):
+        copy.write_bytes(path.read_bytes())
+    return refs[0]
+
+
+def _score_rows(scores: dict[str, Scores]) -> pa.Table:
+    tables = [
+        pa.table(
+            {
+                "model": pa.array([name] * len(each.ids), pa.string()),
+                "id": pa.array(each.ids, pa.string()),
+                "nll_nats": each.nll_nats,
+                "n_tokens": each.tokens,
+                "n_bytes": each.bytes,
+            }
+        ).cast(schema.EVALUATIONS)
+        for name, each in scores.items()
+    ]
+    return pa.concat_tables(tables)

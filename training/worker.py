@@ -1,0 +1,237 @@
+"""Training inside Ray Train: the only module here that knows Ray.
+
+All jobs of one call share one `TorchTrainer`: world rank r works for job r // workers_per_job, and the ranks of a job
+exchange gradients in a process group of their own. So two independent runs side by side cost one worker-group start-up,
+and a job with one worker computes the very bytes of `LocalContext` with as many threads. Rejected: one trainer per
+thread (a controller and a placement group each) and Ray Tune (trials add their own storage and scheduler).
+
+A worker that dies restarts the group, and every job continues from its newest checkpoint; jobs that were done return at
+once. Our checkpoints are the truth: Ray stores nothing but its own run state. Progress is read from each run's
+metrics.jsonl, because `ray.train.report` is a barrier over all ranks. `run_dir` must be visible to workers and driver.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from catalog.errors import TamisError
+from training.checkpoint import write_file
+from training.config import EarlyStopping, ModelConfig, TrainConfig
+from training.context import RunContext
+from training.finetune import finetune
+from training.pretrain import TrainResult, pretrain, read_result
+from training.telemetry import Progress, follow, silent
+
+_POLL_SECONDS = 0.5
+_MAX_FAILURES = 3
+_NOISY_LOGGERS = ("ray.train", "ray.train.v2", "ray.data", "ray.tune")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainJob:
+    """The arguments of `pretrain`, by value."""
+
+    name: str
+    packs: tuple[Path, ...]
+    weights: tuple[float, ...] | None
+    model: ModelConfig
+    train: TrainConfig
+    run_dir: Path
+    init_from: Path | None = None
+
+    def run(self, context: RunContext) -> TrainResult:
+        return pretrain(
+            self.packs,
+            weights=self.weights,
+            model=self.model,
+            train=self.train,
+            run_dir=self.run_dir,
+            init_from=self.init_from,
+            context=context,
+            on_progress=silent,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneJob:
+    """The arguments of `finetune`, by value."""
+
+    name: str
+    packs: tuple[Path, ...]
+    weights: tuple[float, ...] | None
+    model_dir: Path
+    train: TrainConfig
+    validation: pa.Table = field(repr=False)
+    stopping: EarlyStopping
+    run_dir: Path
+
+    def run(self, context: RunContext) -> TrainResult:
+        return finetune(
+            self.packs,
+            weights=self.weights,
+            model_dir=self.model_dir,
+            train=self.train,
+            validation=self.validation,
+            stopping=self.stopping,
+            run_dir=self.run_dir,
+            context=context,
+            on_progress=silent,
+        )
+
+
+Job = PretrainJob | FinetuneJob
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What each job gets. With `gpus_per_worker` 0 a worker computes on `cpus_per_worker` threads."""
+
+    workers_per_job: int = 1
+    cpus_per_worker: int = 1
+    gpus_per_worker: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayContext:
+    """One rank of one job inside a Ray Train worker."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    group: Any
+
+    def all_reduce(self, tensor: torch.Tensor) -> None:
+        if self.world_size > 1:
+            torch.distributed.all_reduce(tensor, group=self.group)
+
+    def report(self, progress: Progress, checkpoint: Path) -> None:
+        """The checkpoint on disk is the report."""
+
+
+def fit_with_ray(
+    jobs: Sequence[Job],
+    *,
+    resources: Resources,
+    on_progress: Callable[[str, Progress], None],
+) -> list[TrainResult]:
+    """Run the jobs at the same time on a Ray that is initialised, or start one; results in the order of `jobs`.
+
+    `on_progress(name, progress)` is called from a thread of this process. Raises what the job raised when that is a
+    TamisError (without retries), and TamisError after a worker died more than three times.
+    """
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # the default, 2 s, is added at start and end
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    _check(jobs)
+    for job in jobs:
+        job.run_dir.mkdir(parents=True, exist_ok=True)
+        (job.run_dir / "failure.json").unlink(missing_ok=True)
+    for name in _NOISY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    per_worker: dict[str, float] = {"CPU": resources.cpus_per_worker}
+    if resources.gpus_per_worker:
+        per_worker["GPU"] = resources.gpus_per_worker
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"jobs": list(jobs), "resources": resources},
+        torch_config=TorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=len(jobs) * resources.workers_per_job,
+            use_gpu=bool(resources.gpus_per_worker),
+            resources_per_worker=per_worker,
+        ),
+        run_config=RunConfig(
+            name="ray",
+            storage_path=str(jobs[0].run_dir.absolute()),
+            failure_config=FailureConfig(max_failures=_MAX_FAILURES),
+        ),
+    )
+    done = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(list(jobs), on_progress, done), daemon=True)
+    watcher.start()
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise TamisError(f"training on Ray failed after {_MAX_FAILURES} restarts: {error}") from error
+    finally:
+        done.set()
+        watcher.join()
+    for job in jobs:
+        _raise_failure(job.run_dir)
+    return [read_result(job.run_dir) for job in jobs]
+
+
+def _work(config: dict[str, Any]) -> None:
+    """What every Ray Train worker runs."""
+    import ray.train
+    import ray.train.torch
+
+    jobs, resources = config["jobs"], config["resources"]
+    size = resources.workers_per_job
+    if not resources.gpus_per_worker:
+        torch.set_num_threads(resources.cpus_per_worker)
+    rank = ray.train.get_context().get_world_rank()
+    # every rank takes part in making every group
+    groups = [
+        torch.distributed.new_group(range(i * size, (i + 1) * size)) if size > 1 else None for i in range(len(jobs))
+    ]
+    number = rank // size
+    context = RayContext(rank=rank % size, world_size=size, device=ray.train.torch.get_device(), group=groups[number])
+    try:
+        jobs[number].run(context)
+    except TamisError as error:  # Ray would try again what can't succeed, and bury the message
+        if context.rank == 0:
+            described = {"kind": type(error).__name__, "message": str(error)}
+            write_file(jobs[number].run_dir / "failure.json", json.dumps(described).encode())
+
+
+def _check(jobs: Sequence[Job]) -> None:
+    if not jobs:
+        raise ValueError("fit_with_ray needs at least one job")
+    for what, values in (("name", [job.name for job in jobs]), ("run_dir", [job.run_dir for job in jobs])):
+        if len(set(values)) < len(values):
+            raise ValueError(f"jobs that run together need different {what}s, got {values}")
+    for job in jobs:
+        if not job.run_dir.is_absolute():
+            raise ValueError(
+                f"run_dir of job {job.name} must be absolute because Ray's workers change folder: {job.run_dir}"
+            )
+
+
+def _watch(jobs: list[Job], on_progress: Callable[[str, Progress], None], done: threading.Event) -> None:
+    seen = {job.name: 0 for job in jobs}
+    while True:
+        finished = done.wait(_POLL_SECONDS)
+        for job in jobs:
+            progress = follow(job.run_dir)
+            if progress is not None and progress.step != seen[job.name]:
+                seen[job.name] = progress.step
+                on_progress(job.name, progress)
+        if finished:
+            return
+
+
+def _raise_failure(run_dir: Path) -> None:
+    path = run_dir / "failure.json"
+    if path.exists():
+        failure = json.loads(path.read_text())
+        raise _kinds(TamisError).get(failure["kind"], TamisError)(failure["message"])
+
+
+def _kinds(kind: type[TamisError]) -> dict[str, type[TamisError]]:
+    below = {name: each for sub in kind.__subclasses__() for name, each in _kinds(sub).items()}
+    return {kind.__name__: kind, **below}
