@@ -23,7 +23,7 @@ _PAIR = np.uint64(0x9FB21C651E98DF25)
 def document_frequency(texts: Texts, buckets: int) -> NDArray[np.int64]:
     """In how many texts each feature occurs: int64[buckets]. Frequencies of disjoint sets of texts add up."""
     words = word_hashes(texts)
-    offsets, features, _ = _features(words.offsets, words.values, _positive("buckets", buckets))
+    _, features, _ = _features(words.offsets, words.values, _positive("buckets", buckets))
     return np.bincount(features, minlength=buckets)
 
 
@@ -58,7 +58,7 @@ def fit_projection(sample_texts: Texts, idf: ArrayLike, *, dims: int, seed: int)
 
 
 def random_projection(buckets: int, *, dims: int, seed: int) -> NDArray[np.float32]:
-    """Random signs / sqrt(dims), float32[buckets, dims]: keeps distances, learns nothing; the baseline for the fitted one."""
+    """Random signs / sqrt(dims), float32[buckets, dims]: keeps distances, learns nothing; the fitted one's baseline."""
     signs = np.random.default_rng(seed).integers(0, 2, (buckets, dims), dtype=np.int8) * 2 - 1
     return (signs / np.sqrt(dims)).astype(np.float32)
 
@@ -183,7 +183,7 @@ def _gather(offsets, features, values, reduced, buckets):  # type: ignore[no-unt
 
 @numba.njit(cache=True, nogil=True)
 def _orthonormal(columns):  # type: ignore[no-untyped-def]
-    """Gram-Schmidt on the columns, in place, one dimension at a time; a column that depends on earlier ones becomes 0."""
+    """Gram-Schmidt on the columns, in place; a column that depends on earlier ones becomes 0."""
     rows, width = columns.shape
     dots = np.empty(width, np.float64)
     for k in range(width):

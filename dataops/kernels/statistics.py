@@ -72,7 +72,8 @@ def _statistics(offsets, data, classes):  # type: ignore[no-untyped-def]
     longest = 0
     for row in range(num):
         longest = max(longest, offsets[row + 1] - offsets[row])
-    hashes, lengths = np.empty(longest + 1, np.uint64), np.empty(longest + 1, np.int64)
+    hashes, lengths = np.empty(longest + 1, np.uint64), np.empty(longest + 2, np.int64)
+    scratch = np.empty((2, longest + 1), np.int64)
     size = 2
     while size < 2 * longest:
         size *= 2
@@ -82,7 +83,7 @@ def _statistics(offsets, data, classes):  # type: ignore[no-untyped-def]
         chars, num_words, stop_words = _words(data, begin, end, classes, hashes, lengths, shares[:, row])
         counts[0, row], counts[1, row] = chars, end - begin
         counts[2, row], counts[3, row] = num_words, stop_words
-        _repetition(hashes, lengths, num_words, keys, seen, shares[:, row])
+        _repetition(hashes, lengths, num_words, scratch, keys, seen, shares[:, row])
         _lines(data, begin, end, classes, keys, seen, shares[:, row])
     return counts, shares
 
@@ -90,48 +91,68 @@ def _statistics(offsets, data, classes):  # type: ignore[no-untyped-def]
 @numba.njit(cache=True, nogil=True)
 def _words(data, begin, end, classes, hashes, lengths, shares):  # type: ignore[no-untyped-def]
     """Hash and length of each word, shares of characters and words; returns code points, words, distinct stop words."""
-    chars, letters, uppers, digits, sharps, dots, ellipses = 0, 0, 0, 0, 0, 0, 0
+    ascii_counts = np.zeros(128, np.int64)
+    chars, letters, uppers, digits = 0, 0, 0, 0  # of code points beyond ASCII until the end
+    dots, ellipses = 0, 0
     num_words, alphabetic, word_chars, stop_words = 0, 0, 0, 0
-    start, length, has_letter = end, 0, False  # of the open word; length 0: none is open
+    start, length, word_flags, h = begin, 0, np.uint8(0), _BASIS  # of the open word; length 0: none is open
     i = begin
-    h = _BASIS
-    while i <= end:
-        after, point, flags = i + 1, 32, SPACE  # the end of the text closes a word as a space does
-        if i < end:
+    while i < end:
+        byte = data[i]
+        after, flags = i + 1, classes[byte & np.uint8(127)]
+        if byte < 0x80:
+            ascii_counts[byte] += 1
+            if byte == 46:
+                dots += 1
+                if dots == 3:
+                    ellipses += 1
+                    dots = 0
+            else:
+                dots = 0
+        else:
             point, after = code_point(data, i, end)
             flags = classes[point]
             chars += 1
             letters += (flags & LETTER) != 0
             uppers += (flags & UPPER) != 0
             digits += (flags & DIGIT) != 0
-            sharps += point == 35
-            dots = dots + 1 if point == 46 else 0
-            ellipses += dots == 3 or point == 0x2026
-            dots = 0 if dots == 3 else dots
-        if length and flags & (SPACE | UNSPACED):
+            ellipses += point == 0x2026
+            dots = 0
+        if flags & (SPACE | UNSPACED) and length:
             hashes[num_words], lengths[num_words] = mix_one(h), length
             stop_words |= _stop_word(data, start, i)
             num_words += 1
-            alphabetic += has_letter
-            length = 0
-        if not flags & SPACE:
-            if length == 0:
-                start, h, has_letter = i, _BASIS, False
+            alphabetic += (word_flags & LETTER) != 0
+            length, word_flags, h = 0, np.uint8(0), _BASIS
+        if flags & SPACE:
+            start = after
+        elif flags & UNSPACED:
+            hashes[num_words], lengths[num_words] = mix_one(np.uint64(point)), 1
+            num_words += 1
+            word_chars += 1
+            alphabetic += (flags & LETTER) != 0
+            start = after
+        else:
             for j in range(i, after):
                 h = (h ^ np.uint64(data[j])) * _PRIME
             length += 1
             word_chars += 1
-            has_letter |= (flags & LETTER) != 0
-            if flags & UNSPACED:
-                hashes[num_words], lengths[num_words] = mix_one(h), 1
-                num_words += 1
-                alphabetic += has_letter
-                length = 0
+            word_flags |= flags
         i = after
+    if length:
+        hashes[num_words], lengths[num_words] = mix_one(h), length
+        stop_words |= _stop_word(data, start, end)
+        num_words += 1
+        alphabetic += (word_flags & LETTER) != 0
+    for byte in range(128):
+        chars += ascii_counts[byte]
+        letters += ascii_counts[byte] * ((classes[byte] & LETTER) != 0)
+        uppers += ascii_counts[byte] * ((classes[byte] & UPPER) != 0)
+        digits += ascii_counts[byte] * ((classes[byte] & DIGIT) != 0)
     if num_words:
         shares[0] = word_chars / num_words
         shares[2] = alphabetic / num_words
-        shares[4] = max(sharps, ellipses) / num_words
+        shares[4] = max(ascii_counts[35], ellipses) / num_words
         shares[5] = digits / chars
     if letters:
         shares[6] = uppers / letters
@@ -187,29 +208,36 @@ def _emptied(seen, num_keys):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _repetition(hashes, lengths, num_words, keys, seen, shares):  # type: ignore[no-untyped-def]
-    """Distinct words, most frequent 2..4-grams and repeated 5..10-grams. Overwrites `hashes` by n-gram hashes."""
-    word_chars = 0
-    for i in range(num_words):
-        word_chars += lengths[i]
-    for i in range(num_words - 1, -1, -1):  # the sum of all words before i: n-gram lengths are differences
+def _repetition(hashes, lengths, num_words, scratch, keys, seen, shares):  # type: ignore[no-untyped-def]
+    """Distinct words, most frequent 2..4-grams and repeated 5..10-grams.
+
+    An n-gram can repeat only if the (n-1)-gram it begins with does: each round looks at those starts alone.
+    """
+    # From lengths to sums of lengths of all words before: the length of an n-gram is a difference.
+    for i in range(num_words - 1, -1, -1):
         lengths[i + 1] = lengths[i]
     lengths[0] = 0
     for i in range(num_words):
         lengths[i + 1] += lengths[i]
-    words_left = hashes[:num_words].copy()
+    starts, slots = scratch[0], scratch[1]
+    rolled = hashes[:num_words].copy()
+    for i in range(num_words):
+        starts[i] = i
+    num_starts = num_words
     for n in range(1, _LONGEST + 1):
-        num = num_words - n + 1
-        if num < 1:
+        while num_starts and starts[num_starts - 1] + n > num_words:
+            num_starts -= 1
+        if num_starts == 0:
             break
-        mask = _emptied(seen, num)
+        mask = _emptied(seen, num_starts)
         repeats, most, top_chars, covered, covered_to = 0, 1, 0, 0, 0
-        for i in range(num):
+        for c in range(num_starts):
+            i = starts[c]
             if n > 1:
-                hashes[i] = hashes[i] * _ROLL + words_left[i + n - 1]
-            key = hashes[i] ^ (hashes[i] >> np.uint64(32))
+                rolled[i] = rolled[i] * _ROLL + hashes[i + n - 1]
+            key = rolled[i] ^ (rolled[i] >> np.uint64(32))
             slot = _slot(keys, seen, mask, key)
-            keys[slot] = key
+            keys[slot], slots[c] = key, slot
             seen[slot] += 1
             if seen[slot] == 1:
                 continue
@@ -220,13 +248,17 @@ def _repetition(hashes, lengths, num_words, keys, seen, shares):  # type: ignore
             covered += lengths[i + n] - lengths[max(i, covered_to)]
             covered_to = i + n
         if n == 1:
-            shares[3] = (num - repeats) / num
-        elif repeats == 0:
-            break
+            shares[3] = (num_words - repeats) / num_words
         elif n < 5:
-            shares[_TOP_2 + n - 2] = min(1.0, most * top_chars / word_chars)
+            shares[_TOP_2 + n - 2] = min(1.0, most * top_chars / lengths[num_words])
         else:
-            shares[_DUPLICATE_5 + n - 5] = covered / word_chars
+            shares[_DUPLICATE_5 + n - 5] = covered / lengths[num_words]
+        left = 0
+        for c in range(num_starts):
+            if seen[slots[c]] > 1:
+                starts[left] = starts[c]
+                left += 1
+        num_starts = left
 
 
 @numba.njit(cache=True, nogil=True)
@@ -236,30 +268,25 @@ def _lines(data, begin, end, classes, keys, seen, shares):  # type: ignore[no-un
     for i in range(begin, end):
         breaks += data[i] == 10
     mask = _emptied(seen, breaks)
-    i = begin
-    while i < end:
-        first_point, first, last, length, trailing = 0, -1, i, 0, 0
-        while i < end and data[i] != 10:
-            point, after = code_point(data, i, end)
-            if classes[point] & SPACE:
-                trailing += 1
-            else:
-                if first < 0:
-                    first_point, first, trailing = point, i, 0
-                length += trailing + 1
-                last, trailing = after, 0
-            i = after
-        i += 1
-        if first < 0:
+    line_end = begin - 1
+    while line_end < end:
+        first, last = line_end + 1, line_end + 1
+        while last < end and data[last] != 10:
+            last += 1
+        line_end = last
+        first, last, first_point = _stripped(data, first, last, classes)
+        if first == last:
             continue
+        length, h = 0, _BASIS
+        for i in range(first, last):
+            length += (data[i] & 0xC0) != 0x80
+        for i in range(first, last):
+            h = (h ^ np.uint64(data[i])) * _PRIME
         num_lines += 1
         chars += length
         ellipses += _ends_in_ellipsis(data, first, last)
         for bullet in _BULLET_POINTS:
             bullets += first_point == bullet
-        h = _BASIS
-        for j in range(first, last):
-            h = (h ^ np.uint64(data[j])) * _PRIME
         key = mix_one(h)
         slot = _slot(keys, seen, mask, key)
         if seen[slot]:
@@ -270,6 +297,26 @@ def _lines(data, begin, end, classes, keys, seen, shares):  # type: ignore[no-un
         shares[7] = bullets / num_lines
         shares[8] = ellipses / num_lines
         shares[9] = repeated / chars
+
+
+@numba.njit(cache=True, nogil=True)
+def _stripped(data, first, last, classes):  # type: ignore[no-untyped-def]
+    """First and last byte of what is left without white space at both ends, and its first code point."""
+    first_point = 0
+    while first < last:
+        first_point, after = code_point(data, first, last)
+        if not classes[first_point] & SPACE:
+            break
+        first = after
+    while first < last:
+        i = last - 1
+        while i > first and (data[i] & 0xC0) == 0x80:
+            i -= 1
+        point, _ = code_point(data, i, last)
+        if not classes[point] & SPACE:
+            break
+        last = i
+    return first, last, first_point
 
 
 @numba.njit(cache=True, nogil=True)

@@ -81,8 +81,12 @@ def next_word(data, i, end, classes):  # type: ignore[no-untyped-def]
     start = i
     while i < end:
         start = i
-        point, i = code_point(data, i, end)
-        flags = classes[point]
+        if data[i] < 0x80:  # spelled out because most bytes are
+            flags = classes[data[i]]
+            i += 1
+        else:
+            point, i = code_point(data, i, end)
+            flags = classes[point]
         if flags & WORD:
             break
     if not flags & WORD:
@@ -90,8 +94,12 @@ def next_word(data, i, end, classes):  # type: ignore[no-untyped-def]
     if flags & UNSPACED:
         return start, i
     while i < end:
-        point, after = code_point(data, i, end)
-        flags = classes[point]
+        after = i + 1
+        if data[i] < 0x80:
+            flags = classes[data[i]]
+        else:
+            point, after = code_point(data, i, end)
+            flags = classes[point]
         if not flags & (WORD | MARK) or flags & UNSPACED:
             break
         i = after

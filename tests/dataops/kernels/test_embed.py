@@ -1,6 +1,7 @@
 """Vectors are tf-idf rows on leading singular directions, as numpy computes them, and tell planted topics apart."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +35,7 @@ def slow_rows(texts: pa.Array, idf: np.ndarray) -> np.ndarray:
     words, rows = word_hashes(texts), np.zeros((len(texts), len(idf)))
     for i in range(len(texts)):
         document = words.row(i).tolist()
-        pairs = [slow_mix((a * 0x9FB21C651E98DF25 + b) % 2**64) for a, b in zip(document, document[1:], strict=False)]
+        pairs = [slow_mix((a * 0x9FB21C651E98DF25 + b) % 2**64) for a, b in pairwise(document)]
         for feature in [value % len(idf) for value in document + pairs]:
             rows[i, feature] += 1
     rows = np.where(rows > 0, 1 + np.log(np.maximum(rows, 1)), 0) * idf
@@ -64,7 +65,8 @@ def test_the_projection_spans_the_leading_singular_directions_after_the_first(
     texts, idf, projection = fitted
     _, singular, directions = np.linalg.svd(slow_rows(texts, idf), full_matrices=False)
     kept = np.linalg.norm(slow_rows(texts, idf) @ projection, axis=0)
-    assert kept == pytest.approx(singular[1 : DIMS + 1], rel=5e-3)
+    assert kept == pytest.approx(singular[1 : DIMS + 1], rel=0.02)  # the sixth is noise, close to the seventh
+    assert kept[:5] == pytest.approx(singular[1:6], rel=1e-4)
     assert np.abs(projection.T @ projection - np.eye(DIMS)).max() < 1e-5
     topics = np.linalg.svd(projection.T @ directions[1:6].T)[1]  # five directions tell six topics apart
     assert topics.min() > 0.999
