@@ -103,17 +103,18 @@ def _word_hashes(offsets, data, classes):  # type: ignore[no-untyped-def]
         hashes[count] = h
         count += is_open
         word_offsets[row + 1] = count
-    out = hashes[:count].copy()
     for word in range(count):
-        out[word] = mix_one(out[word])
-    return word_offsets, out
+        hashes[word] = mix_one(hashes[word])
+    return word_offsets, hashes[:count]
 
 
 @numba.njit(cache=True, nogil=True)
 def _ngram_hashes(offsets, words, n):  # type: ignore[no-untyped-def]
     num = offsets.size - 1
-    out = np.empty(words.size, np.uint64)
     out_offsets = np.zeros(num + 1, np.int64)
+    for row in range(num):
+        out_offsets[row + 1] = out_offsets[row] + max(0, offsets[row + 1] - offsets[row] - n + 1)
+    out = np.empty(out_offsets[num], np.uint64)
     oldest = _ONE  # weight of the word that leaves the window
     for _ in range(n):
         oldest *= _ROLL
@@ -131,8 +132,7 @@ def _ngram_hashes(offsets, words, n):  # type: ignore[no-untyped-def]
                 gone = words[i - n + 1]
                 out[count] = mix_one(rolled + salt)
                 count += 1
-        out_offsets[row + 1] = count
-    return out_offsets, out[:count].copy()
+    return out_offsets, out
 
 
 @numba.njit(cache=True, nogil=True)

@@ -131,12 +131,29 @@ def _fold_in_python(text: NDArray[np.uint8]) -> bytes:
 
 
 @numba.njit(cache=True, nogil=True)
+def _is_ascii(text):  # type: ignore[no-untyped-def]
+    seen = np.uint8(0)
+    for i in range(text.size):
+        seen |= text[i]
+    return seen < 0x80
+
+
+@numba.njit(cache=True, nogil=True)
+def _lower_ascii(text, out):  # type: ignore[no-untyped-def]
+    for i in range(text.size):
+        is_upper = np.uint8(text[i] - np.uint8(65)) < np.uint8(26)
+        out[i] = text[i] | np.uint8(np.uint8(is_upper) << np.uint8(5))
+
+
+@numba.njit(cache=True, nogil=True)
 def _folded_sizes(offsets, data, lengths):  # type: ignore[no-untyped-def]
     """Bytes of each text's matching form, -1 where a code point depends on its neighbours."""
     sizes = np.empty(offsets.size - 1, np.int64)
     for row in range(offsets.size - 1):
         i, end = offsets[row], offsets[row + 1]
         size = end - i
+        if _is_ascii(data[i:end]):
+            i = end
         while i < end:
             if data[i] < 0x80:
                 i += 1
@@ -159,6 +176,9 @@ def _write_folded(offsets, data, starts, lengths, blob, skip, out_offsets, out):
         if skip[row]:
             continue
         i, end, o = offsets[row], offsets[row + 1], out_offsets[row]
+        if _is_ascii(data[i:end]):
+            _lower_ascii(data[i:end], out[o : out_offsets[row + 1]])
+            i = end
         while i < end:
             byte = data[i]
             if byte < 0x80:
