@@ -46,15 +46,16 @@ def fit_projection(sample_texts: Texts, idf: ArrayLike, *, dims: int, seed: int)
     rank = min(int((np.diff(offsets) > 0).sum()), int(np.unique(features).size))
     if rank < dims + 1:
         raise ValueError(f"{dims} dimensions from a sample of rank {rank} at most: expected at least {dims + 1} texts")
-    draw = np.random.default_rng(seed)
-    basis = draw.standard_normal((weights.size, width))
-    for _ in range(_ROUNDS):
-        basis = _orthonormal(
-            _gather(offsets, features, values, _scatter(offsets, features, values, basis), weights.size)
-        )
-    reduced = _scatter(offsets, features, values, basis)
-    turn = _principal(_gram(reduced))
-    return _times(basis, turn[:, 1 : dims + 1].copy()).astype(np.float32)
+    left = np.random.default_rng(seed).standard_normal((offsets.size - 1, width))
+    for _ in range(_ROUNDS):  # subspace iteration on the side of the texts, which are fewer than the buckets
+        right = _gather(offsets, features, values, _orthonormal(left), weights.size)
+        left = _scatter(offsets, features, values, right)
+    right = _gather(offsets, features, values, _orthonormal(left), weights.size)
+    strength, turn = _principal(_gram(right))
+    kept = slice(1, dims + 1)
+    length = np.sqrt(np.maximum(strength[kept], 0))
+    scale = np.divide(1, length, out=np.zeros_like(length), where=length > 1e-9 * np.sqrt(strength[0]))
+    return _times(right, turn[:, kept] * scale).astype(np.float32)
 
 
 def random_projection(buckets: int, *, dims: int, seed: int) -> NDArray[np.float32]:
@@ -145,10 +146,11 @@ def _embed(offsets, words, idf, projection):  # type: ignore[no-untyped-def]
         vector = out[row]
         for j in range(size):
             feature = found[j]
+            direction = projection[feature]
             weight = np.float32((1.0 + np.log(np.float64(counts[feature]))) * idf[feature])
             counts[feature] = 0
             for dim in range(dims):
-                vector[dim] += weight * projection[feature, dim]
+                vector[dim] += weight * direction[dim]
         norm = 0.0
         for dim in range(dims):
             norm += np.float64(vector[dim]) * np.float64(vector[dim])
@@ -164,9 +166,11 @@ def _scatter(offsets, features, values, basis):  # type: ignore[no-untyped-def]
     """Rows @ basis, [n, width]."""
     out = np.zeros((offsets.size - 1, basis.shape[1]), np.float64)
     for row in range(offsets.size - 1):
+        sums = out[row]
         for j in range(offsets[row], offsets[row + 1]):
-            for k in range(basis.shape[1]):
-                out[row, k] += values[j] * basis[features[j], k]
+            value, direction = values[j], basis[features[j]]
+            for k in range(sums.size):
+                sums[k] += value * direction[k]
     return out
 
 
@@ -175,9 +179,11 @@ def _gather(offsets, features, values, reduced, buckets):  # type: ignore[no-unt
     """Rows' transpose @ reduced, [buckets, width]."""
     out = np.zeros((buckets, reduced.shape[1]), np.float64)
     for row in range(offsets.size - 1):
+        direction = reduced[row]
         for j in range(offsets[row], offsets[row + 1]):
-            for k in range(reduced.shape[1]):
-                out[features[j], k] += values[j] * reduced[row, k]
+            value, sums = values[j], out[features[j]]
+            for k in range(sums.size):
+                sums[k] += value * direction[k]
     return out
 
 
@@ -193,12 +199,14 @@ def _orthonormal(columns):  # type: ignore[no-untyped-def]
         scale = 1.0 / np.sqrt(norm) if norm > 1e-20 else 0.0
         dots[:] = 0.0
         for row in range(rows):
-            columns[row, k] *= scale
+            entries = columns[row]
+            entries[k] *= scale
             for j in range(k + 1, width):
-                dots[j] += columns[row, k] * columns[row, j]
+                dots[j] += entries[k] * entries[j]
         for row in range(rows):
+            entries = columns[row]
             for j in range(k + 1, width):
-                columns[row, j] -= columns[row, k] * dots[j]
+                entries[j] -= entries[k] * dots[j]
     return columns
 
 
@@ -207,9 +215,11 @@ def _times(a, b):  # type: ignore[no-untyped-def]
     """a @ b, added in the order of the columns of a: a BLAS would order by threads and machine."""
     out = np.zeros((a.shape[0], b.shape[1]), np.float64)
     for row in range(a.shape[0]):
+        sums = out[row]
         for j in range(a.shape[1]):
-            for k in range(b.shape[1]):
-                out[row, k] += a[row, j] * b[j, k]
+            value, entries = a[row, j], b[j]
+            for k in range(sums.size):
+                sums[k] += value * entries[k]
     return out
 
 
@@ -219,17 +229,18 @@ def _gram(columns):  # type: ignore[no-untyped-def]
     width = columns.shape[1]
     out = np.zeros((width, width), np.float64)
     for row in range(columns.shape[0]):
+        entries = columns[row]
         for a in range(width):
-            x = columns[row, a]
+            value, sums = entries[a], out[a]
             for b in range(width):
-                out[a, b] += x * columns[row, b]
+                sums[b] += value * entries[b]
     return out
 
 
 @numba.njit(cache=True, nogil=True)
 def _principal(symmetric):  # type: ignore[no-untyped-def]
-    """Eigenvectors of a symmetric matrix as columns, largest eigenvalue first, by Jacobi rotations; each one's largest
-    entry is positive."""
+    """Eigenvalues of a symmetric matrix, largest first, and their vectors as columns, by Jacobi rotations; the largest
+    entry of each vector is positive."""
     size = symmetric.shape[0]
     a, vectors = symmetric.copy(), np.eye(size)
     scale = 0.0
@@ -258,7 +269,7 @@ def _principal(symmetric):  # type: ignore[no-untyped-def]
                     vectors[k, p], vectors[k, q] = c * x - s * y, s * x + c * y
         if off <= 1e-15 * scale:
             break
-    out = np.empty((size, size))
+    out, values = np.empty((size, size)), np.empty(size)
     taken = np.zeros(size, np.bool_)
     for column in range(size):
         best = -1
@@ -266,6 +277,7 @@ def _principal(symmetric):  # type: ignore[no-untyped-def]
             if not taken[k] and (best < 0 or a[k, k] > a[best, best]):
                 best = k
         taken[best] = True
+        values[column] = a[best, best]
         largest = 0
         for k in range(size):
             if abs(vectors[k, best]) > abs(vectors[largest, best]):
@@ -273,4 +285,4 @@ def _principal(symmetric):  # type: ignore[no-untyped-def]
         sign = 1.0 if vectors[largest, best] >= 0 else -1.0
         for k in range(size):
             out[k, column] = sign * vectors[k, best]
-    return out
+    return values, out
