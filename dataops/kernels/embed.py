@@ -36,8 +36,8 @@ def fit_projection(sample_texts: Texts, idf: ArrayLike, *, dims: int, seed: int)
     """The projection float32[buckets, dims] that keeps most of the sample's tf-idf rows: orthonormal columns, strongest
     first.
 
-    The strongest direction of such rows is their common mean, which tells no documents apart: it is left out. Raises
-    ValueError if the sample has fewer texts with words than dims + 1. Equal arguments give equal bytes.
+    The strongest direction of such rows is their common mean, which tells documents little apart: it is left out.
+    Raises ValueError if the sample has fewer texts with words than dims + 1. Equal arguments give equal bytes.
     """
     weights = read_only(idf, np.float32)
     words = word_hashes(sample_texts)
