@@ -84,12 +84,19 @@ def _difference(catalog: Catalog, dropped: str, kept: str) -> list[str]:
         if kind == "equal":
             same = old[a:b]
             if len(same) > 2 * CONTEXT_WORDS:
-                same = [*same[:CONTEXT_WORDS], f"… {len(same) - 2 * CONTEXT_WORDS} equal words …", *same[-CONTEXT_WORDS:]]
+                same = [
+                    *same[:CONTEXT_WORDS],
+                    f"… {len(same) - 2 * CONTEXT_WORDS} equal words …",
+                    *same[-CONTEXT_WORDS:],
+                ]
             parts += same
         else:
             parts += [f"[-{' '.join(old[a:b])}-]"] * (b > a) + [f"{{+{' '.join(new[c:d])}+}}"] * (d > c)
     shown = parts[:WORDS_SHOWN]
-    return ["  difference, [-only here-] {+only in the kept one+}:", "  " + " ".join(shown) + (" …" if len(parts) > len(shown) else "")]
+    return [
+        "  difference, [-only here-] {+only in the kept one+}:",
+        "  " + " ".join(shown) + (" …" if len(parts) > len(shown) else ""),
+    ]
 
 
 def _in_favour(catalog: Catalog, name: str) -> list[str]:
@@ -101,7 +108,9 @@ def _in_favour(catalog: Catalog, name: str) -> list[str]:
     if not rows:
         return []
     lines = ["", "dropped in favour of this document"]
-    lines += [f"  {row['id']}  {row['rule']}  Jaccard {row['similarity']:.4f}  {row['snapshot']}" for row in rows[:LISTED]]
+    lines += [
+        f"  {row['id']}  {row['rule']}  Jaccard {row['similarity']:.4f}  {row['snapshot']}" for row in rows[:LISTED]
+    ]
     return lines + (["  …"] if len(rows) > LISTED else [])
 
 

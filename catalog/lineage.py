@@ -62,7 +62,9 @@ def waterfall(catalog: Catalog, snapshot: Snapshot) -> list[Loss]:
     layers = snapshot.contents.layers
     if not layers:
         raise UsageError(f"{snapshot.ref} went through no deciding step, so there is nothing to show")
-    refs = [each.ref for each in ancestors(catalog, snapshot) if each.contents.layers == layers[: len(each.contents.layers)]]
+    refs = [
+        each.ref for each in ancestors(catalog, snapshot) if each.contents.layers == layers[: len(each.contents.layers)]
+    ]
     names = ", ".join(f"'{ref}'" for ref in refs)
     rows = sql(
         catalog,

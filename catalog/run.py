@@ -82,8 +82,9 @@ def ignore(_: StageProgress) -> None:
 
 @dataclass(kw_only=True)
 class Work:
-    """One run in progress: its store, scratch folder, executor, and the stages finished so far."""
+    """One run in progress: what it makes, its store, scratch folder, executor, and the stages finished so far."""
 
+    name: str
     step: str
     fingerprint: str
     catalog: Catalog
@@ -95,6 +96,11 @@ class Work:
     @property
     def store(self) -> Store:
         return self.catalog.store
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the catalog has an equal run."""
+        return self.fingerprint in self.catalog.refresh().runs
 
     @property
     def folder(self) -> Path:
@@ -150,16 +156,28 @@ def run(
     listener: Listener = ignore,
 ) -> Snapshot:
     """The snapshot that `step` makes of `inputs`, named `into`: from the catalog if it is there, else made now."""
-    identity = identify(step, inputs)
-    known = _known(catalog.refresh(), identity, into)
+    work = begin(step, *inputs, into=into, catalog=catalog, executor=executor, listener=listener)
+    known = _known(catalog.refresh(), work.fingerprint, into)
     if known is not None:
         return known
-    work = Work(step=step.verb, fingerprint=identity, catalog=catalog, executor=executor, listener=listener)
-    with catalog.store.exclusive(f"work/{identity}/lock"):  # of two equal runs at once, one works
-        snapshot = _known(catalog.refresh(), identity, into) or _make(step, inputs, into, work)
+    with catalog.store.exclusive(f"work/{work.fingerprint}/lock"):  # of two equal runs at once, one works
+        snapshot = _known(catalog.refresh(), work.fingerprint, into) or _make(step, inputs, into, work)
         publish(catalog)
         shutil.rmtree(work.folder, ignore_errors=True)
     return snapshot
+
+
+def begin(
+    step: Step,
+    *inputs: Snapshot,
+    into: str,
+    catalog: Catalog,
+    executor: Executor,
+    listener: Listener = ignore,
+) -> Work:
+    """The work that `run` would do, not started: its identity and its folder."""
+    identity = identify(step, inputs)
+    return Work(name=into, step=step.verb, fingerprint=identity, catalog=catalog, executor=executor, listener=listener)
 
 
 def _known(catalog: Catalog, identity: str, into: str) -> Snapshot | None:

@@ -45,9 +45,7 @@ TOKENS = pa.schema(
     ]
 )
 
-DOMAIN = pa.schema(
-    [("row", pa.int32()), ("id", pa.string()), ("domain", pa.string()), ("probability", pa.float32())]
-)
+DOMAIN = pa.schema([("row", pa.int32()), ("id", pa.string()), ("domain", pa.string()), ("probability", pa.float32())])
 
 CELLS = pa.schema(
     [

@@ -31,9 +31,7 @@ def read_table(store: Store, ref: FileRef, columns: Sequence[str] | None = None)
     try:
         return pq.read_table(path, columns=None if columns is None else list(columns), partitioning=None)
     except (OSError, pa.ArrowException) as error:
-        raise CorruptStore(
-            f"{ref.path} can't be read: {error}; `tamis verify` lists damaged files"
-        ) from error
+        raise CorruptStore(f"{ref.path} can't be read: {error}; `tamis verify` lists damaged files") from error
 
 
 def live_rows(store: Store, shard: Shard, layers: Sequence[str]) -> pa.Array | None:

@@ -60,4 +60,3 @@ class BpeTokenizer:
         for token, index in vocabulary.items():
             lengths[index] = 0 if token == END_OF_TEXT else len(token)  # one character of a token is one byte
         return lengths
-

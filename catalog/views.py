@@ -58,8 +58,11 @@ VIEWS = (
     FROM snapshot_rows WHERE kind = 'model'""",
     """CREATE VIEW evaluations AS
     SELECT s.snapshot, r->>'$.model' AS model, (r->>'$.bits_per_byte')::DOUBLE AS bits_per_byte,
-           (r->>'$.perplexity')::DOUBLE AS perplexity, (r->>'$.documents')::INTEGER AS documents,
-           (r->>'$.baseline') AS baseline, (r->>'$.difference')::DOUBLE AS difference,
-           (r->>'$.low')::DOUBLE AS low, (r->>'$.high')::DOUBLE AS high
+           (r->>'$.perplexity')::DOUBLE AS perplexity, (r->>'$.documents')::INTEGER AS documents
     FROM snapshot_rows s, unnest((s.summary->'$.results')::JSON[]) AS u(r) WHERE s.kind = 'evaluation'""",
+    """CREATE VIEW comparisons AS
+    SELECT s.snapshot, r->>'$.model' AS model, r->>'$.baseline' AS baseline,
+           (r->>'$.difference')::DOUBLE AS difference, (r->>'$.low')::DOUBLE AS low, (r->>'$.high')::DOUBLE AS high,
+           (r->>'$.win_probability')::DOUBLE AS win_probability
+    FROM snapshot_rows s, unnest((s.summary->'$.comparisons')::JSON[]) AS u(r) WHERE s.kind = 'evaluation'""",
 )

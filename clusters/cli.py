@@ -37,7 +37,9 @@ def demo(
     store: StoreOption = "demo/store",
     out: Annotated[Path, typer.Option(help="Folder for the exported model and the corpus.")] = Path("demo"),
     target: Annotated[str, typer.Option(help="The specialty; a wrong one lists what there is.")] = "mathematics",
-    quick: Annotated[bool, typer.Option("--quick", help="A quarter of the text and short training: 2 minutes.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A quarter of the text and short training: 2 minutes.")
+    ] = False,
     executor: ExecutorOption = "ray",
     workers: WorkersOption = WORKERS,
 ) -> None:
@@ -55,7 +57,9 @@ def specialize(
     store: Annotated[str | None, typer.Option("--store", help="Folder of the store; default OUT/store.")] = None,
     tokens: Annotated[int | None, typer.Option(min=1000, help="Training stream of each model, in tokens.")] = None,
     params: Annotated[int, typer.Option(min=10_000, help="Parameters of the model.")] = 1_500_000,
-    minutes: Annotated[float, typer.Option(min=0.1, help="Training time to plan for when --tokens is not given.")] = 5.0,
+    minutes: Annotated[
+        float, typer.Option(min=0.1, help="Training time to plan for when --tokens is not given.")
+    ] = 5.0,
     cells: Annotated[int, typer.Option(min=2, help="Number of k-means cells.")] = 64,
     text_column: Annotated[str, typer.Option(help="Column that holds the text.")] = "text",
     id_column: Annotated[str | None, typer.Option(help="Column that holds your own ids.")] = None,
@@ -63,7 +67,9 @@ def specialize(
     executor: ExecutorOption = "auto",
     workers: WorkersOption = WORKERS,
     assignments: SetOption = None,
-    print_recipe: Annotated[bool, typer.Option("--print-recipe", help="Write the recipe instead of running it.")] = False,
+    print_recipe: Annotated[
+        bool, typer.Option("--print-recipe", help="Write the recipe instead of running it.")
+    ] = False,
 ) -> None:
     """From your text to an exported specialized model, with the evidence that it is better."""
     from clusters.specialize import Plan, columns, recipe_for, specialize_now
@@ -223,7 +229,9 @@ def submit(
     from clusters.submit import submit as submit_job
 
     if not context.args:
-        raise UsageError("nothing to submit: put the command after --, like tamis submit --cluster FILE -- demo --quick")
+        raise UsageError(
+            "nothing to submit: put the command after --, like tamis submit --cluster FILE -- demo --quick"
+        )
     raise typer.Exit(submit_job(context.args, cluster=cluster, wait=wait))
 
 

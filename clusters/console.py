@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import TextIO
 
 from catalog.run import StageProgress
-from catalog.snapshot import Snapshot
 
 PLAIN_SECONDS = 5.0
 
@@ -52,8 +51,8 @@ class Console:
             self._last = time.monotonic()
             self._say(line)
 
-    def finished(self, snapshot: Snapshot, *, reused: bool, facts: str) -> None:
-        """A step is done: what it made, in how long."""
+    def done(self, facts: str, *, reused: bool) -> None:
+        """The running step is done: what it made, in how long."""
         seconds = time.monotonic() - self._step_started
         took = "from the catalog" if reused else f"{seconds:.1f} s"
         if self.stream.isatty() and not self.quiet:
@@ -74,6 +73,8 @@ def describe(progress: StageProgress) -> str:
     if progress.bytes:
         rate = progress.bytes / max(progress.seconds, 1e-9)
         parts.append(f"{progress.bytes / 1e6:.1f} MB  {rate / 1e6:.1f} MB/s")
+    if progress.note:
+        parts.append(progress.note)
     if 0 < progress.done < progress.total:
         left = progress.seconds / progress.done * (progress.total - progress.done)
         parts.append(f"left {duration(left)}")

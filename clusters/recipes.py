@@ -75,7 +75,9 @@ def _stated(entry: Any, path: Path) -> Stated:
     if not isinstance(entry, dict) or not {"name", "step"} <= set(entry) or set(entry) - known:
         raise BadInput(f"{path}: an entry is {entry!r}; expected the keys name, step, and optionally from and with")
     if not NAME.fullmatch(str(entry["name"])):
-        raise UsageError(f"{path}: {entry['name']!r} can't name a snapshot: use lower-case letters, digits, '.', '_', '-'")
+        raise UsageError(
+            f"{path}: {entry['name']!r} can't name a snapshot: use lower-case letters, digits, '.', '_', '-'"
+        )
     return Stated(
         name=entry["name"], step=entry["step"], inputs=tuple(entry.get("from", ())), settings=entry.get("with") or {}
     )

@@ -1,16 +1,22 @@
-"""Running recipes against a store, with progress."""
+"""Running recipes against a store, with progress.
+
+Entries run in order. Only training looks ahead: on a cluster, neighbouring entries that train independent models are
+computed at the same time, one worker each, and then committed in order.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from catalog.catalog import Catalog
-from catalog.run import run
+from catalog.run import Executor, Step, begin, run
 from catalog.snapshot import Snapshot
 from clusters.console import Console
-from clusters.recipes import Recipe, validate
+from clusters.recipes import Recipe, Stated, validate
 from clusters.screens import facts
+
+TRAINING = ("pretrain", "finetune")
 
 
 def run_recipe(
@@ -24,18 +30,58 @@ def run_recipe(
     catalog = Catalog.open(store, create=True)
     chosen = executor_called(executor, workers=workers, num_bytes=_input_bytes(steps))
     made: dict[str, Snapshot] = {}
-    for entry, step in steps:
-        inputs = [made[name] if name in made else catalog.snapshot(name) for name in entry.inputs]
+    for position, (entry, step) in enumerate(steps):
+        if chosen.on_ray and entry.step in TRAINING:
+            _train_ahead(training_group(steps, position, made)[:workers], made, catalog, chosen, console)
         console.started(entry.name)
         before = catalog.sequence
-        made[entry.name] = run(
-            step, *inputs, into=entry.name, catalog=catalog, executor=chosen, listener=console.stage
-        )
-        console.finished(made[entry.name], reused=catalog.sequence == before, facts=facts(made[entry.name]))
+        inputs = _inputs(entry, made, catalog)
+        made[entry.name] = run(step, *inputs, into=entry.name, catalog=catalog, executor=chosen, listener=console.stage)
+        console.done(facts(made[entry.name]), reused=catalog.sequence == before)
     return made
 
 
-def _input_bytes(steps: list[tuple[Any, Any]]) -> int:
+def training_group(
+    steps: Sequence[tuple[Stated, Step]], position: int, made: Mapping[str, Snapshot]
+) -> list[tuple[Stated, Step]]:
+    """The training entries from `position` on, up to the first that needs what is not made yet."""
+    to_come = {entry.name for entry, _ in steps} - set(made)
+    group = []
+    for entry, step in steps[position:]:
+        if entry.step not in TRAINING or to_come & set(entry.inputs):
+            break
+        group.append((entry, step))
+    return group
+
+
+def _train_ahead(
+    group: Sequence[tuple[Stated, Step]],
+    made: Mapping[str, Snapshot],
+    catalog: Catalog,
+    executor: Executor,
+    console: Console,
+) -> None:
+    """Compute those of the group that are neither in the catalog nor finished, when there are two or more."""
+    from dataops.executors import start_ray
+    from training.steps import is_trained, train_together
+
+    waiting = []
+    for entry, step in group:
+        inputs = _inputs(entry, made, catalog)
+        work = begin(step, *inputs, into=entry.name, catalog=catalog, executor=executor, listener=console.stage)
+        if not work.is_known and not is_trained(work):
+            waiting.append((step, work, inputs))
+    if len(waiting) > 1:
+        start_ray(executor.workers)
+        console.started(" + ".join(work.name for _, work, _ in waiting))
+        train_together(waiting)  # type: ignore[arg-type]  # TRAINING verbs are Pretrain and Finetune
+
+
+def _inputs(entry: Stated, made: Mapping[str, Snapshot], catalog: Catalog) -> list[Snapshot]:
+    return [made[name] if name in made else catalog.snapshot(name) for name in entry.inputs]
+
+
+def _input_bytes(steps: Sequence[tuple[Stated, Step]]) -> int:
     """Size of the files that the recipe ingests."""
     paths = [path for _, step in steps for path in getattr(step, "paths", ())]
     return sum(Path(path).stat().st_size for path in paths if Path(path).is_file())

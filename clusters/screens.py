@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from catalog.catalog import Catalog
 from catalog.lineage import Loss, waterfall
+from catalog.query import sql
 from catalog.snapshot import Snapshot
+
+BEFORE = ("specialized", "generic")
+AFTER = ("specialized-tuned", "generic-tuned")
 
 
 def facts(snapshot: Snapshot) -> str:
@@ -76,3 +84,92 @@ def waterfall_table(losses: list[Loss]) -> str:
     left = None if last.tokens is None or last.dropped_tokens is None else last.tokens - last.dropped_tokens
     rows.append(line("left", last.documents - last.dropped_documents, left, ""))
     return "\n".join(rows)
+
+
+def last_screen(catalog: Catalog, made: Mapping[str, Snapshot], model: Path, *, store: str) -> str:
+    """What the main job ends with: where text went, how good the models are, and where to look next."""
+    test, exported = made["test-scores"].contents.summary, made["export"].contents.summary
+    best = exported["model"]
+    lines = ["", "Where the text went", waterfall_table(waterfall(catalog, made["resampled"]))]
+    lines += ["", f"Results on {test['results'][0]['documents']:,} test documents of the target", results_table(test)]
+    lines += ["", f"Best on validation: {best}, exported to {model}"]
+    prompt = _prompt(catalog, made["test"])
+    lines += [
+        "",
+        "A sample, after the prompt in brackets",
+        f"  [{prompt}] " + _indent(continue_text(store, best, prompt)),
+    ]
+    lines += ["", "To look further", *(f"  {command}" for command in suggestions(catalog, made, store=store))]
+    return "\n".join(lines)
+
+
+def results_table(summary: Mapping[str, Any]) -> str:
+    """Bits per byte and perplexity of each model, and the paired differences that matter."""
+    lines = ["  model                bits/byte   perplexity"]
+    for row in summary["results"]:
+        lines.append(f"  {row['model']:<18} {row['bits_per_byte']:>11.4f} {row['perplexity']:>12.2f}")
+    pairs = {(row["model"], row["baseline"]): row for row in summary["comparisons"]}
+    for title, pair in (("before fine-tuning", BEFORE), ("after fine-tuning", AFTER)):
+        row = pairs.get(pair)
+        if row is not None:
+            lines.append(
+                f"  {title}: {pair[0]} - {pair[1]} = {row['difference']:+.4f} bits/byte, "
+                f"95% interval [{row['low']:+.4f}, {row['high']:+.4f}]: {verdict(row)}"
+            )
+    return "\n".join(lines)
+
+
+def verdict(row: Mapping[str, Any]) -> str:
+    """What the interval allows to say."""
+    if row["high"] < 0:
+        return "importance resampling is better"
+    return "importance resampling is worse" if row["low"] > 0 else "no difference can be told"
+
+
+def suggestions(catalog: Catalog, made: Mapping[str, Snapshot], *, store: str) -> list[str]:
+    """Commands that work when pasted."""
+    dropped = sql(
+        catalog,
+        "SELECT id FROM decisions WHERE rule = 'near-duplicate' AND similarity < 1 ORDER BY similarity, id LIMIT 1",
+    )
+    document = dropped["id"][0].as_py() if dropped.num_rows else None
+    at = f"--store {store}"
+    commands = [
+        f'tamis sql {at} "select rule, count(*) docs, sum(n_tokens) tokens from decisions group by all order by docs"',
+        f"tamis explain {at} {document}" if document else f"tamis ls {at}",
+        f"tamis log {at} {made['export'].contents.summary['model']}",
+        f"tamis show {at} mixture",
+        f'tamis generate {at} {made["export"].contents.summary["model"]} "The function returns"',
+    ]
+    return commands
+
+
+def continue_text(
+    store: str, model: str, prompt: str, *, tokens: int = 60, temperature: float = 0.8, seed: int = 1
+) -> str:
+    """Text after `prompt` from a model snapshot of the store or from an exported folder."""
+    from training.generate import Sampling, generate
+
+    folder = Path(model)
+    sampling = Sampling(max_tokens=tokens, temperature=temperature, seed=seed)
+    if (folder / "tokenizer.json").is_file():
+        return generate(folder, prompt, tokenizer_json=folder / "tokenizer.json", sampling=sampling)
+    from training.steps import model_folder
+
+    catalog = Catalog.open(store)
+    snapshot = catalog.snapshot(model)
+    with tempfile.TemporaryDirectory() as scratch:
+        files = model_folder(catalog.store, snapshot, Path(scratch))
+        tokenizer = catalog.store.local(snapshot.artifact("tokenizer"))
+        return generate(files, prompt, tokenizer_json=tokenizer, sampling=sampling)
+
+
+def _prompt(catalog: Catalog, documents: Snapshot) -> str:
+    """The first words of a test document."""
+    found = sql(catalog, f"SELECT min(id) AS id FROM documents WHERE snapshot = '{documents.ref}'")["id"][0].as_py()
+    text = sql(catalog, f"SELECT text FROM texts WHERE id = '{found}' LIMIT 1")["text"][0].as_py()
+    return " ".join(text.split()[:8])
+
+
+def _indent(text: str) -> str:
+    return text.strip().replace("\n", "\n  ")

@@ -25,7 +25,7 @@ from catalog.snapshot import Contents, Snapshot
 from catalog.store import FileRef, Store
 from catalog.tables import write_table
 from catalog.tokenizer import BpeTokenizer
-from dataops.kernels.embed import document_frequency, embed, fit_projection, idf_weights
+from dataops.kernels.embed import document_frequency, embed, fit_projection, inverse_document_frequency
 from dataops.kernels.hashing import mix64, uniform
 from dataops.kernels.kmeans import Tree, assign, fit_tree
 from dataops.step import extend, shard_tasks
@@ -52,7 +52,7 @@ class FitCells:
         """Nothing but its inputs bears on the result."""
 
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
-        """The one input, tokenized, with the table `cells` and the fitted arrays as artifact `cells`."""
+        """The one input, tokenized, with the table `cells` and the fitted arrays as artifact `cell-model`."""
         (snapshot,) = inputs
         snapshot.require("documents", "documents", "tokens")
         settings = {"step": self, "folder": str(work.folder), "tokenizer": snapshot.artifact("tokenizer")}
@@ -72,8 +72,7 @@ class FitCells:
             "context": self.context,
             "similarity_1st_percentile": float(np.percentile(similarities, 1)) if len(similarities) else 0.0,
         }
-        artifacts = {"tokenizer": settings["tokenizer"], "cells": model}
-        return extend(snapshot, receipts, artifacts=artifacts, summary=summary)
+        return extend(snapshot, receipts, artifacts={"cell-model": model}, summary=summary)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,11 +89,11 @@ class AssignCells:
         """The first input with the table `cells`; the second carries the fitted cells."""
         snapshot, fitted = inputs
         snapshot.require("documents", "documents", "tokens")
-        artifacts = {"tokenizer": snapshot.artifact("tokenizer"), "cells": fitted.artifact("cells")}
-        settings = {"folder": str(work.folder), "tokenizer": artifacts["tokenizer"]}
-        receipts = work.stage("assign", _assign, shard_tasks(snapshot, model=artifacts["cells"], **settings))
+        model = fitted.artifact("cell-model")
+        settings = {"folder": str(work.folder), "tokenizer": snapshot.artifact("tokenizer")}
+        receipts = work.stage("assign", _assign, shard_tasks(snapshot, model=model, **settings))
         summary = {"windows": sum(receipt["windows"] for receipt in receipts)}
-        return extend(snapshot, receipts, artifacts=artifacts, summary=summary)
+        return extend(snapshot, receipts, artifacts={"cell-model": model}, summary=summary)
 
 
 def _cut(store: Store, task: Task, context: int) -> Windows:
@@ -129,18 +128,18 @@ def window_keys(h64: np.ndarray, window: np.ndarray) -> np.ndarray:
 def _fit(store: Store, task: Task) -> Receipt:
     step: FitCells = task["step"]
     frequency = sum(np.load(path) for path in task["counts"])
-    idf = idf_weights(np.asarray(frequency), task["windows"])
+    idf = inverse_document_frequency(np.asarray(frequency), task["windows"])
     sample = pa.concat_tables([pa.ipc.open_file(path).read_all() for path in task["samples"]])["text"].combine_chunks()
-    projection = fit_projection(sample, idf, step.dimension, step.seed)
+    projection = fit_projection(sample, idf, dims=step.dimension, seed=step.seed)
     points = embed(sample, idf, projection)
     leaves = min(step.cells, max(1, len(points) // 8))
-    tree = fit_tree(
-        points, branching=step.branching, leaves=leaves, seed=step.seed, iterations=step.iterations
-    )
+    tree = fit_tree(points, branching=step.branching, leaves=leaves, seed=step.seed, iterations=step.iterations)
     with store.writing(suffix="safetensors") as (path, refs):
-        arrays = {"idf": idf, "projection": projection, **tree.arrays()}
+        arrays = {"idf": idf, "projection": projection}
+        for level, (centroids, parents) in enumerate(zip(tree.centroids, tree.parents, strict=True)):
+            arrays |= {f"centroids.{level}": centroids, f"parents.{level}": parents}
         save_file(arrays, path, metadata={"context": str(step.context)})
-    return {"model": as_json(refs[0]), "cells": tree.num_leaves, "documents": len(points)}
+    return {"model": as_json(refs[0]), "cells": tree.num_cells[-1], "documents": len(points)}
 
 
 def _assign(store: Store, task: Task) -> Receipt:
@@ -176,11 +175,20 @@ class Cells:
     projection: np.ndarray  # float32[buckets, dimension]
     tree: Tree
 
+    @property
+    def num_cells(self) -> int:
+        """Leaves of the tree."""
+        return self.tree.num_cells[-1]
+
 
 def load_cells(store: Store, ref: FileRef) -> Cells:
-    """Read the artifact `cells` of a snapshot."""
+    """Read the artifact `cell-model` of a snapshot."""
     with safe_open(store.local(ref), framework="numpy") as file:
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         context = int(file.metadata()["context"])
-    idf, projection = arrays.pop("idf"), arrays.pop("projection")
-    return Cells(context=context, idf=idf, projection=projection, tree=Tree.from_arrays(arrays))
+    levels = range(sum(name.startswith("centroids.") for name in arrays))
+    tree = Tree(
+        centroids=tuple(arrays[f"centroids.{level}"] for level in levels),
+        parents=tuple(arrays[f"parents.{level}"] for level in levels),
+    )
+    return Cells(context=context, idf=arrays["idf"], projection=arrays["projection"], tree=tree)

@@ -89,7 +89,9 @@ def _decide(store: Store, task: Task) -> Receipt:
     hits, total, first = contained_ngrams(live["text"], step.ngram, telling)
     share = hits / np.maximum(total, 1)
     gone = np.flatnonzero((hits > 0) & ((hits >= step.min_matches) | (share >= step.min_share)))
-    reasons = [f"{hits[i]} of {total[i]} word {step.ngram}-grams are evaluation text, from word {first[i]}" for i in gone]
+    reasons = [
+        f"{hits[i]} of {total[i]} word {step.ngram}-grams are evaluation text, from word {first[i]}" for i in gone
+    ]
     dropped = pa.table(
         {
             "row": live["row"].combine_chunks().take(pa.array(gone)),

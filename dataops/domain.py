@@ -2,7 +2,9 @@
 
 Two steps: `TrainClassifier` makes a classifier snapshot and measures it on held-out labelled documents; `Classify` adds
 the table `domain`, where a document's own label stands before a predicted one. Training uses one thread: fastText's
-lock-free updates give other bytes each time with more.
+lock-free updates give other bytes each time with more. With one thread fastText 0.9.3 initialises a tenth of its input
+matrix and leaves the rest as the allocator returned it: NaN or another model now and then. An array above 32 MiB comes
+from the operating system as zeros (malloc's mmap threshold never grows beyond that), so the matrix is made that large.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from dataops.kernels.hashing import uniform
 from dataops.kernels.text import matching_form
 from dataops.step import extend, shard_tasks
 
+ZEROED_BYTES = 32 << 20  # malloc maps anything larger afresh
 PREFIX_CHARS = 2000  # the beginning of a document tells its domain; more makes training slower, not better
 
 
@@ -37,14 +40,21 @@ class TrainClassifier:
     revision: ClassVar[int] = 1
 
     dimension: int = 24
-    epochs: int = 8
-    learning_rate: float = 0.4
+    epochs: int = 15
+    learning_rate: float = 1.0
     word_ngrams: int = 2
-    buckets: int = 100_000
+    buckets: int = 400_000
     held_out: float = 0.15
     min_documents: int = 20
     max_documents_per_domain: int = 4_000
     seed: int = 1
+
+    def __post_init__(self) -> None:
+        if self.word_ngrams < 2 or self.buckets * self.dimension * 4 < ZEROED_BYTES:
+            raise UsageError(
+                f"{self.buckets} buckets of dimension {self.dimension} and word n-grams up to {self.word_ngrams}: expected "
+                f"n-grams of 2 or more and at least {ZEROED_BYTES // 4:,} numbers, below which fastText is not reproducible"
+            )
 
     def evidence(self) -> None:
         """Nothing but its inputs bears on the result."""
@@ -138,7 +148,9 @@ def _balanced(rows: list[list[Any]], step: TrainClassifier) -> list[list[Any]]:
     by_domain: dict[str, list[list[Any]]] = {}
     for row in rows:
         by_domain.setdefault(row[1], []).append(row)
-    chosen = [group[: step.max_documents_per_domain] for group in by_domain.values() if len(group) >= step.min_documents]
+    chosen = [
+        group[: step.max_documents_per_domain] for group in by_domain.values() if len(group) >= step.min_documents
+    ]
     return sorted(row for group in chosen for row in group)
 
 
@@ -172,7 +184,12 @@ def _predict(store: Store, task: Task) -> Receipt:
     domain, probability = list(declared), [1.0] * len(declared)
     for index, name, value in zip(unknown, names, probabilities, strict=True):
         domain[index], probability[index] = name, value
-    columns = {"row": live["row"], "id": live["id"], "domain": domain, "probability": pa.array(probability, pa.float32())}
+    columns = {
+        "row": live["row"],
+        "id": live["id"],
+        "domain": domain,
+        "probability": pa.array(probability, pa.float32()),
+    }
     table = pa.table(columns).cast(schema.DOMAIN)
     return {
         "tables": {"domain": as_json(write_table(store, table))},

@@ -15,7 +15,7 @@ import pickle
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from catalog.run import Executor, Receipt, Task, TaskFunction
 from catalog.store import Store
@@ -27,11 +27,10 @@ RAY_FROM_BYTES = 512 << 20
 class LocalExecutor:
     """Threads of this process."""
 
+    on_ray: ClassVar[bool] = False
     workers: int = 2
 
-    def map(
-        self, function: TaskFunction, store: Store, tasks: Sequence[Task]
-    ) -> Iterator[tuple[int, Receipt]]:
+    def map(self, function: TaskFunction, store: Store, tasks: Sequence[Task]) -> Iterator[tuple[int, Receipt]]:
         """Yield (index, receipt) as tasks finish. The first failure cancels what has not started and is raised."""
         if self.workers == 1:
             for index, task in enumerate(tasks):
@@ -50,11 +49,10 @@ class LocalExecutor:
 class RayExecutor:
     """Ray Data on the cluster this process is connected to, or on a Ray started here with `workers` CPUs."""
 
+    on_ray: ClassVar[bool] = True
     workers: int = 2
 
-    def map(
-        self, function: TaskFunction, store: Store, tasks: Sequence[Task]
-    ) -> Iterator[tuple[int, Receipt]]:
+    def map(self, function: TaskFunction, store: Store, tasks: Sequence[Task]) -> Iterator[tuple[int, Receipt]]:
         """Yield (index, receipt) as tasks finish. A task whose function raises fails the stage with that error."""
         if not tasks:
             return

@@ -203,7 +203,9 @@ def _resolve(store: Store, task: Task) -> Receipt:
     edges = edges.filter(pc.greater_equal(edges["similarity"], step.threshold))
     left, right = edges["left"].to_numpy(), edges["right"].to_numpy()
     documents, first = np.unique(np.concatenate([left, right]), return_index=True)
-    ids = pa.concat_arrays([edges["left_id"].combine_chunks(), edges["right_id"].combine_chunks()]).take(pa.array(first))
+    ids = pa.concat_arrays([edges["left_id"].combine_chunks(), edges["right_id"].combine_chunks()]).take(
+        pa.array(first)
+    )
     lengths = np.concatenate([edges["left_n_chars"].to_numpy(), edges["right_n_chars"].to_numpy()])[first]
     order = pc.sort_indices(
         pa.table({"length": -lengths.astype(np.int64), "id": ids}),

@@ -34,8 +34,8 @@ class Weigh:
     revision: ClassVar[int] = 1
 
     tokens: int
-    temper: float = 1.0
-    defend: float = 0.1
+    temperature: float = 1.0
+    defence: float = 0.1
     max_epochs: float = 4.0
     bootstrap_draws: int = 200
     seed: int = 1
@@ -50,16 +50,16 @@ class Weigh:
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """A mixture snapshot with the table `weights`."""
         pool, target = (each.require("documents", "cells") for each in inputs)
-        if pool.artifact("cells") != target.artifact("cells"):
+        if pool.artifact("cell-model") != target.artifact("cell-model"):
             raise UsageError(f"{pool.ref} and {target.ref} were put into different cells: assign both by the same fit")
         task = {
             "step": self,
             "pool": (pool.contents.shards, pool.contents.layers),
             "target": (target.contents.shards, target.contents.layers),
-            "cells": pool.artifact("cells"),
+            "cell-model": pool.artifact("cell-model"),
         }
         (receipt,) = work.stage("weigh", _weigh, [task])
-        artifacts = {"weights": file_ref(receipt["weights"]), "cells": pool.artifact("cells")}
+        artifacts = {"weights": file_ref(receipt["weights"]), "cell-model": pool.artifact("cell-model")}
         return Contents(kind="mixture", artifacts=artifacts, summary=receipt["summary"])
 
 
@@ -67,45 +67,54 @@ def _read_cells(store: Store, side: tuple[Sequence[Shard], tuple[str, ...]]) -> 
     """id, cell, n_tokens and similarity of all live windows of one side."""
     shards, layers = side
     columns = ["id", "cell", "n_tokens", "similarity"]
-    return pa.concat_tables([read_live(store, shard, layers, columns, table="cells") for shard in shards]).combine_chunks()
+    return pa.concat_tables(
+        [read_live(store, shard, layers, columns, table="cells") for shard in shards]
+    ).combine_chunks()
 
 
 def _weigh(store: Store, task: Task) -> Receipt:
     step: Weigh = task["step"]
-    num_cells = load_cells(store, task["cells"]).tree.num_leaves
+    num_cells = load_cells(store, task["cell-model"]).num_cells
     pool, target = _read_cells(store, task["pool"]), _read_cells(store, task["target"])
     if not pool.num_rows or not target.num_rows:
         raise UsageError(f"the pool has {pool.num_rows} windows and the target {target.num_rows}: both need some")
     pool_tokens = token_histogram(pool["cell"].to_numpy(), pool["n_tokens"].to_numpy(), num_cells)
     target_tokens = token_histogram(target["cell"].to_numpy(), target["n_tokens"].to_numpy(), num_cells)
-    target_windows = np.bincount(target["cell"].to_numpy(), minlength=num_cells)
-    alpha = dirichlet_alpha(target_windows, pool_tokens / pool_tokens.sum())
+    windows = np.bincount(target["cell"].to_numpy(), minlength=num_cells)
+    generic = pool_tokens / pool_tokens.sum()
+    alpha = dirichlet_alpha(windows, generic)
     weights = importance_weights(
+        target_tokens * (windows.sum() / target_tokens.sum()),  # tokens, in units of the mean window
         pool_tokens,
-        target_windows * (target_tokens.sum() / target_windows.sum()) if not target_tokens.any() else target_tokens,
-        alpha=alpha * target_tokens.sum() / target_windows.sum(),  # alpha counts windows, the histograms tokens
-        temper=step.temper,
-        defend=step.defend,
-        max_epochs=step.max_epochs,
         budget=step.tokens,
+        alpha=alpha,
+        temperature=step.temperature,
+        defence=step.defence,
+        max_epochs=step.max_epochs,
     )
     low, high = bootstrap_intervals(
-        _by_document(target, num_cells), weights.pool_share, alpha * target_tokens.sum() / target_windows.sum(),
-        draws=step.bootstrap_draws, seed=step.seed,
+        target["id"].combine_chunks().dictionary_encode().indices.to_numpy(),
+        target["cell"].to_numpy(),
+        generic,
+        alpha=alpha,
+        draws=step.bootstrap_draws,
+        seed=step.seed,
+        coverage=0.95,
     )
+    capped = np.isin(np.arange(num_cells), weights.capped)
     table = pa.table(
         {
             "cell": np.arange(num_cells, dtype=np.int32),
             "pool_tokens": pool_tokens,
             "target_tokens": target_tokens,
-            "pool_share": weights.pool_share,
-            "target_share": weights.target_share,
-            "weight": weights.weight,
+            "pool_share": weights.generic,
+            "target_share": weights.target,
+            "weight": weights.sampling,
             "ratio": weights.ratio,
             "ratio_low": low,
             "ratio_high": high,
             "epochs": weights.epochs,
-            "capped": weights.capped,
+            "capped": capped,
         }
     ).cast(schema.WEIGHTS)
     edge = np.percentile(pool["similarity"].to_numpy(), 1)
@@ -114,19 +123,11 @@ def _weigh(store: Store, task: Task) -> Receipt:
         "cells": num_cells,
         "tokens": step.tokens,
         "alpha": float(alpha),
-        "effective_sample_size": float(weights.effective_sample_size),
+        "effective_sample_size": weights.effective_cells,
         "coverage": float(np.mean(target["similarity"].to_numpy() >= edge)),
-        "capped_cells": int(weights.capped.sum()),
+        "capped_cells": int(capped.sum()),
+        "pool_too_small": weights.over_cap,
         "pool_tokens": int(pool_tokens.sum()),
         "target_tokens": int(target_tokens.sum()),
     }
     return {"weights": as_json(write_table(store, table)), "summary": summary, "documents": pool.num_rows}
-
-
-def _by_document(target: pa.Table, num_cells: int) -> np.ndarray:
-    """Token histogram of each target document, int64[documents, num_cells]: windows of one document go together."""
-    codes = target["id"].combine_chunks().dictionary_encode()
-    document = codes.indices.to_numpy()
-    out = np.zeros((len(codes.dictionary), num_cells), np.int64)
-    np.add.at(out, (document, target["cell"].to_numpy()), target["n_tokens"].to_numpy())
-    return out

@@ -47,7 +47,7 @@ class Pack:
         (snapshot,) = inputs
         snapshot.require("documents", "tokens", "cells")
         tokenizer = snapshot.artifact("tokenizer")
-        cells = load_cells(work.store, snapshot.artifact("cells")).tree.num_leaves
+        cells = load_cells(work.store, snapshot.artifact("cell-model")).num_cells
         settings = {"step": self, "folder": str(work.folder), "tokenizer": tokenizer, "cells": cells}
         resampled = any(layer.startswith("resample") for layer in snapshot.contents.layers)
         measured = work.stage("measure", _measure, shard_tasks(snapshot, resampled=resampled, **settings))
@@ -114,16 +114,22 @@ def _exchange(store: Store, task: Task) -> Receipt:
     mark = np.array([end_of_text], np.uint16)
     pieces = [
         np.concatenate([mark[:first], values[b:e], mark[:last]])
-        for b, e, first, last in zip(begin.tolist(), end.tolist(), is_first.astype(int), is_last.astype(int), strict=True)
+        for b, e, first, last in zip(
+            begin.tolist(), end.tolist(), is_first.astype(int), is_last.astype(int), strict=True
+        )
     ]
     lengths = np.array([len(piece) for piece in pieces], np.int64)
     flat = np.concatenate(pieces) if pieces else np.empty(0, np.uint16)
     table = pa.table(
         {
             "cell": windows["cell"],
-            "order": mix64(window_keys(live["h64"].to_numpy()[document], windows["window"].to_numpy()) + np.uint64(step.seed)),
+            "order": mix64(
+                window_keys(live["h64"].to_numpy()[document], windows["window"].to_numpy()) + np.uint64(step.seed)
+            ),
             "document": live["id"].take(pa.array(document)),
-            "tokens": pa.LargeListArray.from_arrays(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), pa.array(flat)),
+            "tokens": pa.LargeListArray.from_arrays(
+                np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), pa.array(flat)
+            ),
         }
     )
     partition = np.asarray(task["partition"])[windows["cell"].to_numpy()]
@@ -171,7 +177,9 @@ def _by_cell(pieces: pa.Table) -> Iterator[tuple[int, pa.Table]]:
         yield int(cells[start]), pieces.slice(start, stop - start)
 
 
-def pack_cell(pieces: pa.Table, *, context: int, end_of_text: int) -> tuple[np.ndarray, list[list[int]], list[list[bytes]]]:
+def pack_cell(
+    pieces: pa.Table, *, context: int, end_of_text: int
+) -> tuple[np.ndarray, list[list[int]], list[list[bytes]]]:
     """Rows, segment starts and segment documents of one cell's pieces (columns tokens, document), joined in order."""
     tokens = pieces["tokens"].combine_chunks()
     stream = tokens.flatten().to_numpy()

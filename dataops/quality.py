@@ -17,7 +17,7 @@ from catalog.run import Receipt, Task, Work, as_json
 from catalog.snapshot import Contents, Snapshot
 from catalog.store import Store
 from catalog.tables import read_live, write_table
-from dataops.kernels.text import text_statistics
+from dataops.kernels.statistics import text_statistics
 from dataops.step import counts, decide, extend, layer_name, shard_tasks
 
 
@@ -45,7 +45,7 @@ RULES = (
 
 @dataclass(frozen=True, kw_only=True)
 class QualityFilter:
-    """Drop documents that fail a rule; add the table `quality` with all statistics."""
+    """Drop documents that fail a rule; add the table `statistics`."""
 
     verb: ClassVar[str] = "quality-filter"
     revision: ClassVar[int] = 1
@@ -82,8 +82,10 @@ def _filter(store: Store, task: Task) -> Receipt:
         }
     )
     receipt = decide(store, live.select(["row", "id"]), dropped, layer=task["layer"])
-    table = pa.table({"row": live["row"], "id": live["id"], **dict(zip(statistics.column_names, statistics, strict=True))})
-    receipt["tables"]["quality"] = as_json(write_table(store, table))
+    table = pa.table(
+        {"row": live["row"], "id": live["id"], **dict(zip(statistics.column_names, statistics, strict=True))}
+    )
+    receipt["tables"]["statistics"] = as_json(write_table(store, table))
     receipt["failed"] = {rule.name: rules.count(rule) for rule in task["rules"]}
     receipt["bytes"] = live["text"].nbytes
     return receipt

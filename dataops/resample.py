@@ -51,15 +51,21 @@ class Resample:
         tasks = shard_tasks(pool, step=self, weights=weights, layer=layer)
         receipts = work.stage("draw", _draw, tasks)
         drawn = sum(receipt["drawn"] for receipt in receipts)
-        summary = {**counts(receipts), "budget": self.tokens, "windows": drawn, "tokens": sum(r["tokens"] for r in receipts)}
-        artifacts = {"tokenizer": pool.artifact("tokenizer"), "cells": pool.artifact("cells"), "weights": weights}
-        return extend(pool, receipts, layer=layer, artifacts=artifacts, summary=summary)
+        summary = {
+            **counts(receipts),
+            "budget": self.tokens,
+            "windows": drawn,
+            "tokens": sum(r["tokens"] for r in receipts),
+        }
+        return extend(pool, receipts, layer=layer, artifacts={"weights": weights}, summary=summary)
 
 
 def _draw(store: Store, task: Task) -> Receipt:
     step: Resample = task["step"]
     live = read_live(store, task["shard"], task["layers"], ["row", "id", "h64"])
-    windows = read_live(store, task["shard"], task["layers"], ["row", "id", "window", "n_tokens", "cell"], table="cells")
+    windows = read_live(
+        store, task["shard"], task["layers"], ["row", "id", "window", "n_tokens", "cell"], table="cells"
+    )
     weights = read_table(store, task["weights"])
     size = np.maximum(weights["pool_tokens"].to_numpy(), 1)
     rate = step.tokens * weights["weight"].to_numpy() / size

@@ -36,7 +36,10 @@ def extend(
     artifacts: Mapping[str, FileRef] | None = None,
     summary: Mapping[str, Any] | None = None,
 ) -> Contents:
-    """The contents of `snapshot` with the tables of `receipts` added shard by shard, and `layer` as the newest decision."""
+    """The contents of `snapshot` with the tables of `receipts` added shard by shard, its artifacts and the new ones.
+
+    `layer` names the table that becomes the newest decision.
+    """
     contents = snapshot.contents
     shards = tuple(
         Shard(
@@ -49,7 +52,7 @@ def extend(
         kind="documents",
         shards=shards,
         layers=contents.layers + ((layer,) if layer else ()),
-        artifacts=artifacts or {},
+        artifacts={**contents.artifacts, **(artifacts or {})},
         summary=summary or {},
     )
 

@@ -32,7 +32,9 @@ class Windows:
         return len(self.row)
 
 
-def windows_of(store: Store, shard: Shard, layers: tuple[str, ...], *, context: int, byte_lengths: np.ndarray) -> Windows:
+def windows_of(
+    store: Store, shard: Shard, layers: tuple[str, ...], *, context: int, byte_lengths: np.ndarray
+) -> Windows:
     """Cut the live documents of a shard. `byte_lengths` is the tokenizer's bytes per token, int32[vocab]."""
     documents = read_live(store, shard, layers, ["row", "id", "h64", "text"])
     tokens = read_live(store, shard, layers, ["tokens"], table="tokens")["tokens"].combine_chunks()
@@ -59,10 +61,13 @@ def windows_of(store: Store, shard: Shard, layers: tuple[str, ...], *, context: 
     )
 
 
-def _byte_ranges(texts: pa.ChunkedArray, document: np.ndarray, begin: np.ndarray, end: np.ndarray) -> pa.LargeStringArray:
+def _byte_ranges(
+    texts: pa.ChunkedArray, document: np.ndarray, begin: np.ndarray, end: np.ndarray
+) -> pa.LargeStringArray:
     """texts[document][begin:end] in bytes. A character cut by a boundary is replaced on both sides."""
     raw = [text.encode() for text in texts.to_pylist()]
     pieces = [
-        raw[d][b:e].decode(errors="replace") for d, b, e in zip(document.tolist(), begin.tolist(), end.tolist(), strict=True)
+        raw[d][b:e].decode(errors="replace")
+        for d, b, e in zip(document.tolist(), begin.tolist(), end.tolist(), strict=True)
     ]
     return pa.array(pieces, pa.large_string())

@@ -23,7 +23,10 @@ import numpy as np
 
 _PROBABILITY_BITS = 31
 MAX_SAMPLES = 1 << 32
-_ROUNDS = 6
+# 6 rounds, or a domain of 4 bits, are measurably uneven on cells below 20 rows (a place 12 deviations off in 100,000
+# keys); 8 rounds on at least 6 bits are not (3.6 at most over sizes 2 to 33)
+_ROUNDS = 8
+_LEAST_BITS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,8 +136,8 @@ def _key(seed: int, cells: np.ndarray, epochs: np.ndarray) -> np.ndarray:
 
 def _permute(places: np.ndarray, size: np.ndarray, key: np.ndarray) -> np.ndarray:
     """Image of each place under a keyed permutation of range(size); all int64[n]."""
-    # one bit at least per half; the domain is then below 4 x size, or 4
-    bits = np.maximum(np.ceil(np.log2(np.maximum(size, 1))).astype(np.int64), 2)
+    # the domain is below twice the size, or 64
+    bits = np.maximum(np.ceil(np.log2(np.maximum(size, 1))).astype(np.int64), _LEAST_BITS)
     low_bits = (bits // 2).astype(np.uint64)
     high_bits = (bits - bits // 2).astype(np.uint64)
     out = places.astype(np.uint64)

@@ -7,10 +7,10 @@ as here because `threads`, which changes the order of float sums, is one of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -28,11 +28,11 @@ from training.config import EarlyStopping, ModelConfig, TrainConfig, sized
 from training.context import LocalContext
 from training.evaluate import Comparison, Scores, evaluate, paired_bootstrap, summarise
 from training.export import export
-from training.finetune import finetune
 from training.folder import model_config, write_model
 from training.model import Llama
-from training.pretrain import TrainResult, pretrain
-from training.telemetry import OnProgress, Progress
+from training.pretrain import TrainResult, read_result
+from training.telemetry import Progress
+from training.worker import FinetuneJob, Job, PretrainJob, Resources, fit_with_ray
 
 MODEL_FILES = ("model.safetensors", "config.json")
 
@@ -60,21 +60,27 @@ class Pretrain:
 
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """A model snapshot."""
+        return _trained(work, self.job(work, *inputs), inputs[0], threads=self.threads)
+
+    def job(self, work: Work, *inputs: Snapshot) -> PretrainJob:
+        """What is to be computed, in the run's own folder."""
         (packs,) = inputs
         paths = pack_paths(work.store, packs.require("packs"))
-        settings = {
-            "packs": paths,
-            "weights": mixture_weights(work.store, packs, Packs(paths).rows_per_cell),
-            "model": _shape(packs, self.params),
-            "train": TrainConfig(
+        weights = mixture_weights(work.store, packs, Packs(paths).rows_per_cell)
+        return PretrainJob(
+            name=work.name,
+            packs=tuple(paths),
+            weights=None if weights is None else tuple(weights),
+            model=_shape(packs, self.params),
+            train=TrainConfig(
                 tokens=self.tokens,
                 batch_rows=self.batch_rows,
                 learning_rate=self.learning_rate,
                 seed=self.seed,
                 checkpoint_every=self.checkpoint_every,
             ),
-        }
-        return _model(work, _run(work, pretrain, settings, threads=self.threads), packs)
+            run_dir=run_folder(work),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,26 +109,32 @@ class Finetune:
 
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """A model snapshot."""
+        return _trained(work, self.job(work, *inputs), inputs[0], threads=self.threads)
+
+    def job(self, work: Work, *inputs: Snapshot) -> FinetuneJob:
+        """What is to be computed, in the run's own folder."""
         packs, validation, *models = inputs
         paths = pack_paths(work.store, packs.require("packs"))
         if models:
             start = model_folder(work.store, models[0], work.folder / "start")
         else:
             start = _fresh_model(_shape(packs, self.params), self.seed, work.folder / "start", Packs(paths))
-        settings = {
-            "packs": paths,
-            "model_dir": start,
-            "train": TrainConfig(
+        return FinetuneJob(
+            name=work.name,
+            packs=tuple(paths),
+            weights=None,
+            model_dir=start,
+            train=TrainConfig(
                 tokens=max(1, round(packs.contents.summary["tokens"] * self.max_epochs)),
                 batch_rows=self.batch_rows,
                 learning_rate=self.learning_rate,
                 seed=self.seed,
                 checkpoint_every=self.checkpoint_every,
             ),
-            "validation": scored_documents(work.store, validation),
-            "stopping": EarlyStopping(evaluate_every=self.evaluate_every, patience=self.patience),
-        }
-        return _model(work, _run(work, finetune, settings, threads=self.threads), packs)
+            validation=scored_documents(work.store, validation),
+            stopping=EarlyStopping(evaluate_every=self.evaluate_every, patience=self.patience),
+            run_dir=run_folder(work),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,22 +266,46 @@ def _fresh_model(shape: ModelConfig, seed: int, folder: Path, packs: Packs) -> P
     return folder
 
 
-def _run(work: Work, function: Callable[..., TrainResult], settings: dict[str, Any], *, threads: int) -> TrainResult:
-    """Train here or in a Ray Train worker, with progress, in the run's own folder."""
+def train_together(steps: Sequence[tuple[Pretrain | Finetune, Work, Sequence[Snapshot]]]) -> None:
+    """Compute several independent runs at the same time on Ray, one worker each.
 
-    def on_progress(progress: Progress) -> None:
+    Nothing is committed: each step, built afterwards, finds its run finished in its own folder and returns at once.
+    """
+    works = {work.name: work for _, work, _ in steps}
+    jobs = [step.job(work, *inputs) for step, work, inputs in steps]
+    _fit(jobs, works, threads=max(step.threads for step, _, _ in steps))
+
+
+def is_trained(work: Work) -> bool:
+    """Whether the run's folder holds a finished run."""
+    return (run_folder(work) / "result.json").exists()
+
+
+def run_folder(work: Work) -> Path:
+    """Where a run keeps its checkpoints and metrics: the same folder after a kill."""
+    return (work.folder / "run").absolute()
+
+
+def _fit(jobs: Sequence[Job], works: Mapping[str, Work], *, threads: int) -> list[TrainResult]:
+    def on_progress(name: str, progress: Progress) -> None:
         note = (
             f"loss {progress.loss:.3f}  {progress.tokens_per_second:,.0f} tokens/s  left {progress.eta_seconds:.0f} s"
         )
-        _tell(work, "train", progress.step, progress.steps, note=note)
+        note = f"{name}  {note}" if len(jobs) > 1 else note
+        _tell(works[name], "train", progress.step, progress.steps, note=note)
 
-    run_dir = (work.folder / "run").absolute()
+    return fit_with_ray(jobs, resources=Resources(cpus_per_worker=threads), on_progress=on_progress)
+
+
+def _trained(work: Work, job: Job, packs: Snapshot, *, threads: int) -> Contents:
+    """Run a job here or in a Ray Train worker, unless it is finished."""
+    if is_trained(work):
+        return _model(work, read_result(job.run_dir), packs)
     if work.executor.on_ray:
-        from training.worker import fit
-
-        return fit(function, settings, run_dir=run_dir, threads=threads, on_progress=on_progress)
-    context = LocalContext(device_name="cpu", num_threads=threads)
-    return function(**settings, run_dir=run_dir, context=context, on_progress=on_progress)
+        (result,) = _fit([job], {work.name: work}, threads=threads)
+    else:
+        result = job.run(LocalContext(device_name="cpu", num_threads=threads))
+    return _model(work, result, packs)
 
 
 def _tell(work: Work, stage: str, done: int, total: int, *, note: str) -> None:

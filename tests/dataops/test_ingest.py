@@ -33,7 +33,10 @@ def test_unusable_records_are_quarantined_with_place_and_reason_and_the_run_goes
         ("line 6", "lone-surrogate"),
         ("line 8", "truncated"),
     ]
-    assert [row["text"] for row in live(catalog, catalog.snapshot("pool"), "text")] == ["a good document", "NUL  inside"]
+    assert [row["text"] for row in live(catalog, catalog.snapshot("pool"), "text")] == [
+        "a good document",
+        "NUL  inside",
+    ]
 
 
 def test_ids_do_not_depend_on_where_the_files_lie_or_how_they_are_cut(catalog: Catalog, tmp_path: Path) -> None:

@@ -1,0 +1,159 @@
+"""The main job as a recipe: from files of a pool and of a target to an exported model and its evidence.
+
+Nothing happens here that a recipe can't say: `tamis specialize --print-recipe` writes the file that `tamis run` runs.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from catalog.catalog import Catalog
+from catalog.errors import UsageError
+from catalog.snapshot import Snapshot
+from clusters.console import Console
+from clusters.recipes import Recipe, Stated, override
+from clusters.runner import run_recipe
+from clusters.screens import last_screen
+
+# Sustained training rate of one core on the reference machine (benchmarks/train.py); it turns minutes into tokens the
+# same way everywhere, so that a recipe does not depend on how busy the machine was when it was written.
+FLOPS_PER_CORE = 4.0e10
+MODELS = ("generic", "specialized")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the user asks for. `tokens` None: as many as `minutes` of training allow at this size."""
+
+    pool: tuple[str, ...]
+    target: tuple[str, ...]
+    out: str
+    tokens: int | None = None
+    params: int = 1_500_000
+    minutes: float = 5.0
+    cells: int = 64
+    context: int = 256
+    vocab_size: int = 4096
+    columns: Mapping[str, str] = field(default_factory=dict)
+    classify: bool = False
+
+
+def columns(*, text: str, identity: str | None, domain: str | None) -> dict[str, str]:
+    """Ingest settings for the columns that were named."""
+    named = {"text_column": text, "id_column": identity, "domain_column": domain}
+    return {key: value for key, value in named.items() if value is not None}
+
+
+def training_tokens(plan: Plan) -> int:
+    """Tokens of each pretraining stream: two models share the time on two cores, fine-tuning takes about a fifth."""
+    if plan.tokens is not None:
+        return plan.tokens
+    flops = 0.8 * plan.minutes * 60 * FLOPS_PER_CORE
+    return max(100_000, round(flops / (6 * plan.params) / 10_000) * 10_000)
+
+
+def recipe_for(plan: Plan) -> Recipe:
+    """The steps of the main job, in order."""
+    if plan.params < plan.vocab_size * 64 * 2:
+        raise UsageError(
+            f"--params {plan.params:,} is too small for a vocabulary of {plan.vocab_size:,}: "
+            f"expected at least {plan.vocab_size * 64 * 2:,}"
+        )
+    return Recipe(entries=(*_curation(plan), *_selection(plan), *_training(plan)))
+
+
+def _entry(name: str, step: str, *inputs: str, **settings: Any) -> Stated:
+    return Stated(name=name, step=step, inputs=inputs, settings=settings)
+
+
+def _curation(plan: Plan) -> list[Stated]:
+    """A clean pool without any text of the target, and a clean target; its training part teaches the tokenizer."""
+    entries = [
+        _entry("pool", "ingest", paths=list(plan.pool), **plan.columns),
+        _entry("pool-unique", "exact-dedup", "pool"),
+        _entry("pool-dedup", "fuzzy-dedup", "pool-unique"),
+        _entry("pool-quality", "quality-filter", "pool-dedup"),
+    ]
+    if plan.classify:
+        entries += [
+            _entry("domains", "train-classifier", "pool-quality"),
+            _entry("pool-domains", "classify", "pool-quality", "domains"),
+        ]
+    entries += [
+        _entry("target", "ingest", paths=list(plan.target), **plan.columns),
+        _entry("target-unique", "exact-dedup", "target"),
+        _entry("target-dedup", "fuzzy-dedup", "target-unique"),
+        _entry("target-clean", "quality-filter", "target-dedup"),
+        _entry("target-train", "split", "target-clean", start=0.0, stop=0.7),
+        _entry("clean", "decontaminate", entries[-1].name, "target-clean"),
+    ]
+    return entries
+
+
+def _selection(plan: Plan) -> list[Stated]:
+    """Tokens, the target's three parts, cells, weights, the resampled snapshot, and packs."""
+    tokens = training_tokens(plan)
+    return [
+        _entry("tokenizer", "train-tokenizer", "clean", "target-train", vocab_size=plan.vocab_size),
+        _entry("clean-tokens", "tokenize", "clean", "tokenizer"),
+        _entry("target-tokens", "tokenize", "target-clean", "tokenizer"),
+        _entry("train", "split", "target-tokens", start=0.0, stop=0.7),
+        _entry("validation", "split", "target-tokens", start=0.7, stop=0.8),
+        _entry("test", "split", "target-tokens", start=0.8, stop=1.0),
+        _entry("clean-cells", "fit-cells", "clean-tokens", cells=plan.cells, context=plan.context),
+        _entry("train-cells", "assign-cells", "train", "clean-cells"),
+        _entry("mixture", "weigh", "clean-cells", "train-cells", tokens=tokens),
+        _entry("resampled", "resample", "clean-cells", "mixture", tokens=tokens),
+        _entry("generic-packs", "pack", "clean-cells", context=plan.context),
+        _entry("specialized-packs", "pack", "resampled", context=plan.context),
+        _entry("target-packs", "pack", "train-cells", context=plan.context),
+    ]
+
+
+def _training(plan: Plan) -> list[Stated]:
+    """Two equal models on equal tokens, both fine-tuned; one on the target alone; evaluation; the best one exported."""
+    tokens = training_tokens(plan)
+    tuned = [f"{name}-tuned" for name in MODELS]
+    models = ("generic", "specialized", "generic-tuned", "specialized-tuned", "target-only")
+    return [
+        *(_entry(name, "pretrain", f"{name}-packs", params=plan.params, tokens=tokens) for name in MODELS),
+        *(_entry(new, "finetune", "target-packs", "validation", old) for new, old in zip(tuned, MODELS, strict=True)),
+        _entry("target-only", "finetune", "target-packs", "validation", params=plan.params),
+        _entry("validation-scores", "evaluate", "validation", *models),
+        _entry("test-scores", "evaluate", "test", *models),
+        _entry("export", "export", "validation-scores", "tokenizer", *models),
+    ]
+
+
+def run_plan(
+    plan: Plan, *, store: str, executor: str, workers: int, console: Console, assignments: Sequence[str] = ()
+) -> dict[str, Snapshot]:
+    """Run the plan's recipe in `store` and return its snapshots by name."""
+    recipe = override(recipe_for(plan), assignments)
+    return run_recipe(recipe, store=store, executor=executor, workers=workers, console=console)
+
+
+def specialize_now(plan: Plan, *, store: str, executor: str, workers: int, assignments: Sequence[str]) -> None:
+    """`tamis specialize`: run the plan, write recipe and model under its folder, print the last screen."""
+    out = Path(plan.out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "recipe.yaml").write_text(override(recipe_for(plan), assignments).to_yaml())
+    console = Console()
+    console.title(f"tamis specialize: {training_tokens(plan):,} tokens a model; the recipe is {out / 'recipe.yaml'}")
+    made = run_plan(plan, store=store, executor=executor, workers=workers, console=console, assignments=assignments)
+    catalog = Catalog.open(store)
+    write_export(catalog, made["export"], out / "model")
+    print(last_screen(catalog, made, out / "model", store=store))
+
+
+def write_export(catalog: Catalog, exported: Snapshot, folder: Path) -> None:
+    """Copy the files of an export snapshot to a folder, replacing an older export there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, ref in exported.contents.artifacts.items():
+        partial = folder / f".{name}.partial"
+        shutil.copyfile(catalog.store.local(ref), partial)
+        partial.replace(folder / name)

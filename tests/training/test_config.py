@@ -1,0 +1,36 @@
+import pytest
+import torch
+
+from training.config import TrainConfig, sized
+from training.model import Llama
+
+
+@pytest.mark.parametrize(
+    ("wanted", "vocabulary"),
+    [(1_500_000, 4096), (3_000_000, 4096), (6_000_000, 4096), (30_000_000, 16384), (124_000_000, 32768)],
+)
+def test_sized_hits_the_wanted_parameter_count_within_a_tenth(wanted, vocabulary):
+    shape = sized(wanted, vocab_size=vocabulary, context=256)
+    assert abs(shape.num_parameters / wanted - 1) < 0.1
+
+
+def test_the_parameter_count_is_the_count_of_the_module(shape):
+    assert shape.num_parameters == sum(p.numel() for p in Llama(shape).parameters())
+
+
+def test_a_vocabulary_larger_than_the_model_is_refused():
+    with pytest.raises(ValueError, match="too few for a vocabulary"):
+        sized(100_000, vocab_size=4096, context=256)
+
+
+def test_what_only_affects_speed_does_not_change_equality():
+    assert TrainConfig(tokens=5, checkpoint_every=1) == TrainConfig(tokens=5, checkpoint_every=2)
+
+
+def test_initialisation_depends_on_the_seed_alone(shape):
+    first, again, other = Llama(shape), Llama(shape), Llama(shape)
+    for network, seed in ((first, 1), (again, 1), (other, 2)):
+        network.initialise(seed)
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert torch.equal(first.state_dict()[name], again.state_dict()[name])
+    assert not torch.equal(first.state_dict()[name], other.state_dict()[name])
