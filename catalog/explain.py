@@ -117,14 +117,15 @@ def _in_favour(catalog: Catalog, name: str) -> list[str]:
 def _placed(catalog: Catalog, name: str) -> list[str]:
     rows = sql(
         catalog,
-        f"""SELECT c."window", any_value(c.cell) AS cell, any_value(c.n_tokens) AS n_tokens,
-        any_value(c.similarity) AS similarity FROM cells c WHERE c.id = '{name}' GROUP BY 1 ORDER BY 1 LIMIT {LISTED}""",
+        f"""SELECT arg_min(snapshot, started) AS fitted, c."window", c.cell, c.n_tokens, c.similarity
+        FROM cells c JOIN snapshots USING (snapshot) WHERE c.id = '{name}'
+        GROUP BY ALL ORDER BY min(started), c."window" LIMIT {LISTED}""",
     ).to_pylist()
     if not rows:
         return []
-    head = ["", "windows"]
-    return head + [
-        f"  {row['window']:>3}  cell {row['cell']}, {row['n_tokens']} tokens, cosine to centroid {row['similarity']:.3f}"
+    return ["", "windows"] + [
+        f"  {row['fitted']:<22} {row['window']:>3}  {row['n_tokens']:>5} tokens in cell {row['cell']}, "
+        f"cosine to its centroid {row['similarity']:.3f}"
         for row in rows
     ]
 

@@ -62,9 +62,8 @@ def waterfall(catalog: Catalog, snapshot: Snapshot) -> list[Loss]:
     layers = snapshot.contents.layers
     if not layers:
         raise UsageError(f"{snapshot.ref} went through no deciding step, so there is nothing to show")
-    refs = [
-        each.ref for each in ancestors(catalog, snapshot) if each.contents.layers == layers[: len(each.contents.layers)]
-    ]
+    texts = _texts(snapshot)
+    refs = [each.ref for each in ancestors(catalog, snapshot) if _texts(each) == texts]
     names = ", ".join(f"'{ref}'" for ref in refs)
     rows = sql(
         catalog,
@@ -91,6 +90,11 @@ def waterfall(catalog: Catalog, snapshot: Snapshot) -> list[Loss]:
                 documents -= row["documents"]
                 tokens = None if tokens is None or row["tokens"] is None else tokens - row["tokens"]
     return losses
+
+
+def _texts(snapshot: Snapshot) -> list[str]:
+    """What the documents of a snapshot are cut from: steps that drop some of them leave this as it is."""
+    return [shard.tables["documents"].sha256 for shard in snapshot.contents.shards if "documents" in shard.tables]
 
 
 def _facts(snapshot: Snapshot) -> str:

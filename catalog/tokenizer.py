@@ -14,13 +14,14 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 END_OF_TEXT = "<|endoftext|>"
+MIN_VOCAB = 257  # every byte and END_OF_TEXT
 MAX_VOCAB = 1 << 16  # token ids are stored in 16 bits
 
 
 def train(texts: Iterable[str], *, vocab_size: int, length: int) -> str:
-    """tokenizer.json of a BPE with at most `vocab_size` entries learned from `length` texts. Same texts, same result."""
-    if not 257 <= vocab_size <= MAX_VOCAB:
-        raise ValueError(f"a vocabulary of {vocab_size}: expected 257 (every byte and {END_OF_TEXT}) to {MAX_VOCAB}")
+    """tokenizer.json of a BPE of at most `vocab_size` entries learned from `length` texts. Same texts, same result."""
+    if not MIN_VOCAB <= vocab_size <= MAX_VOCAB:
+        raise ValueError(f"a vocabulary of {vocab_size}: expected {MIN_VOCAB} to {MAX_VOCAB}")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()

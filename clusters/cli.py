@@ -30,6 +30,7 @@ WorkersOption = Annotated[int, typer.Option("--workers", min=1, help="Tasks at a
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="A setting: name.setting=value, value in YAML.")]
 STORE = "store"
 WORKERS = os.cpu_count() or 1
+INTERRUPTED = 130  # the exit status that typer gives to Ctrl-C
 
 
 @app.command()
@@ -56,7 +57,7 @@ def specialize(
     out: Annotated[Path, typer.Option("--out", help="Folder for the exported model.")],
     store: Annotated[str | None, typer.Option("--store", help="Folder of the store; default OUT/store.")] = None,
     tokens: Annotated[int | None, typer.Option(min=1000, help="Training stream of each model, in tokens.")] = None,
-    params: Annotated[int, typer.Option(min=10_000, help="Parameters of the model.")] = 1_500_000,
+    params: Annotated[int, typer.Option(min=10_000, help="Parameters of the model.")] = 1_000_000,
     minutes: Annotated[
         float, typer.Option(min=0.1, help="Training time to plan for when --tokens is not given.")
     ] = 5.0,
@@ -246,9 +247,10 @@ def main() -> None:
             raise
         sys.stderr.write(f"tamis: {error}\n")
         sys.exit(error.exit_status)
-    except KeyboardInterrupt:
-        sys.stderr.write("tamis: interrupted; the same command continues where it stopped\n")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            sys.stderr.write("tamis: interrupted; the same command continues where it stopped\n")
+        raise
 
 
 def _catalog(store: str):  # type: ignore[no-untyped-def]

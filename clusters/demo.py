@@ -14,9 +14,9 @@ from clusters.console import Console, duration
 from clusters.screens import last_screen
 from clusters.specialize import Plan, run_plan, write_export
 
-DEMO_TOKENS = 3_000_000
+DEMO_TOKENS = 2_500_000
 QUICK_TOKENS = 500_000
-PARAMS = 1_500_000
+PARAMS = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)

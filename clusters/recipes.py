@@ -25,7 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 from catalog.errors import BadInput, UsageError
 from catalog.run import Step
 from catalog.snapshot import NAME
-from clusters.registry import STEPS, step_class
+from clusters.registry import STEPS, check_inputs, step_class
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +74,16 @@ def _stated(entry: Any, path: Path) -> Stated:
     known = {"name", "step", "from", "with"}
     if not isinstance(entry, dict) or not {"name", "step"} <= set(entry) or set(entry) - known:
         raise BadInput(f"{path}: an entry is {entry!r}; expected the keys name, step, and optionally from and with")
-    if not NAME.fullmatch(str(entry["name"])):
-        raise UsageError(
-            f"{path}: {entry['name']!r} can't name a snapshot: use lower-case letters, digits, '.', '_', '-'"
-        )
-    return Stated(
-        name=entry["name"], step=entry["step"], inputs=tuple(entry.get("from", ())), settings=entry.get("with") or {}
-    )
+    name, step, inputs, settings = entry["name"], entry["step"], entry.get("from") or [], entry.get("with") or {}
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise UsageError(f"{path}: {name!r} can't name a snapshot: use lower-case letters, digits, '.', '_', '-'")
+    if not isinstance(step, str):
+        raise BadInput(f"{path}: {name}: step is {step!r}; expected the name of a step")
+    if not isinstance(inputs, list) or not all(isinstance(each, str) for each in inputs):
+        raise BadInput(f"{path}: {name}: from is {inputs!r}; expected a list of snapshots, like [{step}]")
+    if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
+        raise BadInput(f"{path}: {name}: with is {settings!r}; expected settings, like {{seed: 1}}")
+    return Stated(name=name, step=step, inputs=tuple(inputs), settings=settings)
 
 
 def override(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
@@ -94,7 +97,11 @@ def override(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
                 f"--set {assignment!r}: expected name.setting=value, where name is one of {', '.join(entries)}"
             )
         entry = entries[name]
-        entries[name] = dataclasses.replace(entry, settings={**entry.settings, setting: yaml.safe_load(value)})
+        try:
+            given = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UsageError(f"--set {assignment!r}: {value!r} is not YAML") from error
+        entries[name] = dataclasses.replace(entry, settings={**entry.settings, setting: given})
     return Recipe(entries=tuple(entries.values()))
 
 
@@ -116,9 +123,12 @@ def make_step(verb: str, settings: Mapping[str, Any]) -> Step:
 
 def schema() -> dict[str, Any]:
     """JSON schema of a recipe, for editors."""
+    adapters = [(verb, "validation", TypeAdapter(step_class(verb))) for verb in STEPS]
+    settings, definitions = TypeAdapter.json_schemas(adapters)
+    for definition in definitions["$defs"].values():
+        definition["additionalProperties"] = False
     entries = []
     for verb in STEPS:
-        settings = TypeAdapter(step_class(verb)).json_schema()
         entries.append(
             {
                 "type": "object",
@@ -128,12 +138,13 @@ def schema() -> dict[str, Any]:
                     "name": {"type": "string", "pattern": f"^{NAME.pattern}$"},
                     "step": {"const": verb},
                     "from": {"type": "array", "items": {"type": "string"}},
-                    "with": settings,
+                    "with": settings[verb, "validation"],  # type: ignore[index]
                 },
             }
         )
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **definitions,
         "type": "object",
         "required": ["steps"],
         "properties": {"steps": {"type": "array", "items": {"oneOf": entries}}},
@@ -143,7 +154,11 @@ def schema() -> dict[str, Any]:
 def validate(recipe: Recipe) -> list[tuple[Stated, Step]]:
     """Every entry with its step; nothing has run yet. Raises UsageError for the first that is wrong."""
     names = [entry.name for entry in recipe.entries]
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError(f"the recipe names {name!r} twice; every entry makes its own snapshot")
+    for position, entry in enumerate(recipe.entries):
+        if names.count(entry.name) > 1:
+            raise UsageError(f"the recipe names {entry.name!r} twice; every entry makes its own snapshot")
+        for name in entry.inputs:
+            if name in names[position:]:
+                raise UsageError(f"{entry.name} reads {name}, which the recipe makes only later: move it up")
+        check_inputs(entry.step, len(entry.inputs))
     return [(entry, make_step(entry.step, entry.settings)) for entry in recipe.entries]

@@ -30,6 +30,29 @@ STEPS = {
     "export": "training.steps:Export",
 }
 
+# What a step reads, in this order: `[name]` may be left out, `name...` is one or more.
+INPUTS = {
+    "ingest": "",
+    "exact-dedup": "documents",
+    "fuzzy-dedup": "documents",
+    "quality-filter": "documents",
+    "train-classifier": "documents...",
+    "classify": "documents classifier",
+    "split": "documents",
+    "decontaminate": "pool evaluation...",
+    "train-tokenizer": "documents...",
+    "tokenize": "documents tokenizer",
+    "fit-cells": "documents",
+    "assign-cells": "documents fitted",
+    "weigh": "pool target",
+    "resample": "pool mixture",
+    "pack": "documents",
+    "pretrain": "packs",
+    "finetune": "packs validation [model]",
+    "evaluate": "documents model...",
+    "export": "evaluation tokenizer model...",
+}
+
 
 def step_class(verb: str) -> type[Any]:
     """The dataclass behind a verb. Raises UsageError with the nearest verbs."""
@@ -39,3 +62,12 @@ def step_class(verb: str) -> type[Any]:
     module, _, name = STEPS[verb].partition(":")
     cls: type[Any] = getattr(import_module(module), name)
     return cls
+
+
+def check_inputs(verb: str, given: int) -> None:
+    """Raise UsageError unless the step reads that many snapshots."""
+    step_class(verb)
+    names = INPUTS[verb].split()
+    fewest = sum(not name.startswith("[") for name in names)
+    if given < fewest or (given > len(names) and not INPUTS[verb].endswith("...")):
+        raise UsageError(f"{verb} reads {' '.join(names) or 'no snapshot'}; it was given {given}")

@@ -7,7 +7,6 @@ computed at the same time, one worker each, and then committed in order.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from catalog.catalog import Catalog
 from catalog.run import Executor, Step, begin, run
@@ -28,6 +27,9 @@ def run_recipe(
     console = console or Console()
     steps = validate(recipe)
     catalog = Catalog.open(store, create=True)
+    names = {entry.name for entry, _ in steps}
+    for name in (name for entry, _ in steps for name in entry.inputs if name not in names):
+        catalog.snapshot(name)  # raises where the store has none
     chosen = executor_called(executor, workers=workers, num_bytes=_input_bytes(steps))
     made: dict[str, Snapshot] = {}
     for position, (entry, step) in enumerate(steps):
@@ -82,6 +84,7 @@ def _inputs(entry: Stated, made: Mapping[str, Snapshot], catalog: Catalog) -> li
 
 
 def _input_bytes(steps: Sequence[tuple[Stated, Step]]) -> int:
-    """Size of the files that the recipe ingests."""
-    paths = [path for _, step in steps for path in getattr(step, "paths", ())]
-    return sum(Path(path).stat().st_size for path in paths if Path(path).is_file())
+    """Size of the files that the recipe ingests. Raises BadInput for one that can't be read."""
+    from dataops.ingest import Ingest
+
+    return sum(each.num_bytes for _, step in steps if isinstance(step, Ingest) for each in step.inputs())

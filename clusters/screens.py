@@ -134,14 +134,13 @@ def suggestions(catalog: Catalog, made: Mapping[str, Snapshot], *, store: str) -
     )
     document = dropped["id"][0].as_py() if dropped.num_rows else None
     at = f"--store {store}"
-    commands = [
+    return [
         f'tamis sql {at} "select rule, count(*) docs, sum(n_tokens) tokens from decisions group by all order by docs"',
         f"tamis explain {at} {document}" if document else f"tamis ls {at}",
         f"tamis log {at} {made['export'].contents.summary['model']}",
         f"tamis show {at} mixture",
         f'tamis generate {at} {made["export"].contents.summary["model"]} "The function returns"',
     ]
-    return commands
 
 
 def continue_text(

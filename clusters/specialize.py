@@ -23,6 +23,7 @@ from clusters.screens import last_screen
 # same way everywhere, so that a recipe does not depend on how busy the machine was when it was written.
 FLOPS_PER_CORE = 4.0e10
 MODELS = ("generic", "specialized")
+TUNING_SHARE = 4  # pretraining tokens per fine-tuning token
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class Plan:
     target: tuple[str, ...]
     out: str
     tokens: int | None = None
-    params: int = 1_500_000
+    params: int = 1_000_000
     minutes: float = 5.0
     cells: int = 64
     context: int = 256
@@ -88,7 +89,7 @@ def _curation(plan: Plan) -> list[Stated]:
         _entry("target-unique", "exact-dedup", "target"),
         _entry("target-dedup", "fuzzy-dedup", "target-unique"),
         _entry("target-clean", "quality-filter", "target-dedup"),
-        _entry("target-train", "split", "target-clean", start=0.0, stop=0.7),
+        _entry("target-train", "split", "target-clean", start=0.0, stop=0.85),
         _entry("clean", "decontaminate", entries[-1].name, "target-clean"),
     ]
     return entries
@@ -101,9 +102,9 @@ def _selection(plan: Plan) -> list[Stated]:
         _entry("tokenizer", "train-tokenizer", "clean", "target-train", vocab_size=plan.vocab_size),
         _entry("clean-tokens", "tokenize", "clean", "tokenizer"),
         _entry("target-tokens", "tokenize", "target-clean", "tokenizer"),
-        _entry("train", "split", "target-tokens", start=0.0, stop=0.7),
-        _entry("validation", "split", "target-tokens", start=0.7, stop=0.8),
-        _entry("test", "split", "target-tokens", start=0.8, stop=1.0),
+        _entry("train", "split", "target-tokens", start=0.0, stop=0.85),
+        _entry("validation", "split", "target-tokens", start=0.85, stop=0.9),
+        _entry("test", "split", "target-tokens", start=0.9, stop=1.0),
         _entry("clean-cells", "fit-cells", "clean-tokens", cells=plan.cells, context=plan.context),
         _entry("train-cells", "assign-cells", "train", "clean-cells"),
         _entry("mixture", "weigh", "clean-cells", "train-cells", tokens=tokens),
@@ -117,15 +118,27 @@ def _selection(plan: Plan) -> list[Stated]:
 def _training(plan: Plan) -> list[Stated]:
     """Two equal models on equal tokens, both fine-tuned; one on the target alone; evaluation; the best one exported."""
     tokens = training_tokens(plan)
+    tuning = {"tokens": max(1, tokens // TUNING_SHARE)}
     tuned = [f"{name}-tuned" for name in MODELS]
-    models = ("generic", "specialized", "generic-tuned", "specialized-tuned", "target-only")
+    every = (*MODELS, *tuned, "target-only")
     return [
         *(_entry(name, "pretrain", f"{name}-packs", params=plan.params, tokens=tokens) for name in MODELS),
-        *(_entry(new, "finetune", "target-packs", "validation", old) for new, old in zip(tuned, MODELS, strict=True)),
-        _entry("target-only", "finetune", "target-packs", "validation", params=plan.params),
-        _entry("validation-scores", "evaluate", "validation", *models),
-        _entry("test-scores", "evaluate", "test", *models),
-        _entry("export", "export", "validation-scores", "tokenizer", *models),
+        *(
+            _entry(new, "finetune", "target-packs", "validation", old, **tuning)
+            for new, old in zip(tuned, MODELS, strict=True)
+        ),
+        _entry(
+            "target-only",
+            "finetune",
+            "target-packs",
+            "validation",
+            params=plan.params,
+            tokens=max(1, tokens // 2),
+            learning_rate=4e-3,
+        ),
+        _entry("validation-scores", "evaluate", "validation", *every),
+        _entry("test-scores", "evaluate", "test", *every),
+        _entry("export", "export", "validation-scores", "tokenizer", *every),
     ]
 
 

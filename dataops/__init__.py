@@ -1,1 +1,1 @@
-"""Corpus work over shards: reading, normalising, deduplicating, filtering, classifying, selecting. Meets training at the catalog."""
+"""Corpus work over shards: reading, normalising, deduplicating, filtering, classifying, selecting, packing."""

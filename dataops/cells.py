@@ -20,6 +20,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from catalog import schema
+from catalog.errors import UsageError
 from catalog.run import Receipt, Task, Work, as_json, file_ref
 from catalog.snapshot import Contents, Snapshot
 from catalog.store import FileRef, Store
@@ -48,6 +49,13 @@ class FitCells:
     iterations: int = 15
     seed: int = 1
 
+    def __post_init__(self) -> None:
+        if self.context < 1 or self.cells < 1 or self.branching < 2:
+            raise UsageError(
+                f"context {self.context}, cells {self.cells}, branching {self.branching}: "
+                "expected context and cells of at least 1 and branching of at least 2"
+            )
+
     def evidence(self) -> None:
         """Nothing but its inputs bears on the result."""
 
@@ -58,6 +66,8 @@ class FitCells:
         settings = {"step": self, "folder": str(work.folder), "tokenizer": snapshot.artifact("tokenizer")}
         counted = work.stage("count", _count, shard_tasks(snapshot, **settings))
         num_windows = sum(receipt["windows"] for receipt in counted)
+        if not num_windows:
+            raise UsageError(f"{snapshot.ref} has no live documents for cells; `tamis show` says what took them")
         rate = min(1.0, self.sample_windows / max(num_windows, 1))
         sampled = work.stage("sample", _sample, shard_tasks(snapshot, rate=rate, **settings))
         counts, samples = [r["path"] for r in counted], [r["path"] for r in sampled]

@@ -15,11 +15,12 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 
+from catalog.errors import UsageError
 from catalog.run import Receipt, Task, Work
 from catalog.snapshot import Contents, Snapshot
 from catalog.store import Store
 from catalog.tables import read_live
-from dataops.kernels.ngrams import contained_ngrams, shingles
+from dataops.kernels.ngrams import contained_ngrams, shingles, texts_with_ngrams
 from dataops.step import counts, decide, extend, layer_name, shard_tasks
 
 
@@ -35,6 +36,10 @@ class Decontaminate:
     min_matches: int = 20
     min_share: float = 0.1
 
+    def __post_init__(self) -> None:
+        if self.ngram < 1:
+            raise UsageError(f"n-grams of {self.ngram} words: expected at least 1")
+
     def evidence(self) -> None:
         """Nothing but its inputs bears on the result."""
 
@@ -48,8 +53,10 @@ class Decontaminate:
         vocabulary = np.unique(np.concatenate([np.load(receipt["path"]) for receipt in collected]))
         np.save(work.folder / "vocabulary.npy", vocabulary)
         seen = work.stage("count", _count, shard_tasks(pool, **settings))
-        documents_with = sum(np.load(receipt["path"]).astype(np.int64) for receipt in seen)
-        telling = vocabulary[np.asarray(documents_with) < self.common_from]
+        documents_with = np.zeros(len(vocabulary), np.int64)
+        for receipt in seen:
+            documents_with += np.load(receipt["path"])
+        telling = vocabulary[documents_with < self.common_from]
         np.save(work.folder / "telling.npy", telling)
         layer = layer_name(pool, "contaminated")
         receipts = work.stage("decide", _decide, shard_tasks(pool, layer=layer, **settings))
@@ -74,11 +81,8 @@ def _count(store: Store, task: Task) -> Receipt:
     """How many documents of the shard hold each evaluation n-gram."""
     vocabulary = np.load(Path(task["folder"]) / "vocabulary.npy")
     live = read_live(store, task["shard"], task["layers"], ["text"])
-    _, values = shingles(live["text"], task["step"].ngram)
-    present = values[np.isin(values, vocabulary)]
-    found = np.searchsorted(vocabulary, present)
     path = Path(task["folder"]) / f"count-{task['number']}.npy"
-    np.save(path, np.bincount(found, minlength=len(vocabulary)).astype(np.int32))
+    np.save(path, texts_with_ngrams(live["text"], task["step"].ngram, vocabulary))
     return {"path": str(path), "documents": live.num_rows, "bytes": live["text"].nbytes}
 
 

@@ -29,6 +29,7 @@ from dataops.kernels.text import matching_form
 from dataops.step import extend, shard_tasks
 
 ZEROED_BYTES = 32 << 20  # malloc maps anything larger afresh
+LABEL = "LABEL:"  # in capitals, which no folded text holds: a document can't label itself
 PREFIX_CHARS = 2000  # the beginning of a document tells its domain; more makes training slower, not better
 
 
@@ -37,7 +38,7 @@ class TrainClassifier:
     """A fastText model of the declared domains, with accuracy and F1 on held-out documents."""
 
     verb: ClassVar[str] = "train-classifier"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
 
     dimension: int = 24
     epochs: int = 15
@@ -52,8 +53,8 @@ class TrainClassifier:
     def __post_init__(self) -> None:
         if self.word_ngrams < 2 or self.buckets * self.dimension * 4 < ZEROED_BYTES:
             raise UsageError(
-                f"{self.buckets} buckets of dimension {self.dimension} and word n-grams up to {self.word_ngrams}: expected "
-                f"n-grams of 2 or more and at least {ZEROED_BYTES // 4:,} numbers, below which fastText is not reproducible"
+                f"word_ngrams {self.word_ngrams}, buckets {self.buckets}, dimension {self.dimension}: fastText repeats "
+                f"itself only with word_ngrams >= 2 and buckets x dimension >= {ZEROED_BYTES // 4:,}"
             )
 
     def evidence(self) -> None:
@@ -120,7 +121,7 @@ def _train(store: Store, task: Task) -> Receipt:
             f"the input has {len(domains)}: name the column with --domain-column or leave classification out"
         )
     held = uniform(step.seed, np.array([row[0] for row in rows], np.uint64)) < step.held_out
-    lines = [f"__label__{quote(domain)} {text}\n" for _, domain, text in rows]
+    lines = [f"{LABEL}{quote(domain)} {text}\n" for _, domain, text in rows]
     training = Path(task["folder"]) / "training.txt"
     training.write_text("".join(line for line, out in zip(lines, held, strict=True) if not out))
     model = fasttext.train_supervised(
@@ -132,6 +133,7 @@ def _train(store: Store, task: Task) -> Receipt:
         bucket=step.buckets,
         minCount=3,
         seed=step.seed,
+        label=LABEL,
         thread=1,
         verbose=0,
     )
@@ -203,5 +205,5 @@ def _predict(store: Store, task: Task) -> Receipt:
 def _predictions(model: Any, texts: list[str]) -> tuple[list[str], list[float]]:
     """Most likely domain of each text and its probability. fasttext 0.9.3 with numpy 2 can only predict lists."""
     labels, probabilities = model.predict(texts)
-    names = [unquote(label[0].removeprefix("__label__")) for label in labels]
+    names = [unquote(label[0].removeprefix(LABEL)) for label in labels]
     return names, [min(1.0, float(value[0])) for value in probabilities]

@@ -1,6 +1,6 @@
 """Where tasks run: in this process, or on Ray. Both give the same receipts.
 
-`LocalExecutor` maps over threads: the kernels release the GIL and nothing has to start. `RayExecutor` hands Ray Data one
+`LocalExecutor` maps over threads: the kernels release the GIL and nothing has to start. `RayExecutor` hands Ray Data a
 row per task, the pickled shard reference, never the shard, so Ray moves kilobytes however large the corpus is, places
 tasks, retries them on lost nodes and scales out. Ray itself needs some ten seconds to start on a laptop and about 0.3 s
 a stage, which is why small inputs run locally under `auto`.
@@ -17,9 +17,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from catalog.errors import UsageError
 from catalog.run import Executor, Receipt, Task, TaskFunction
 from catalog.store import Store
 
+KINDS = ("local", "ray", "auto")
 RAY_FROM_BYTES = 512 << 20
 
 
@@ -106,6 +108,8 @@ def start_ray(workers: int) -> None:
 
 def executor(kind: str, *, workers: int, num_bytes: int) -> Executor:
     """The executor called `kind`: 'local', 'ray', or 'auto', which takes Ray from 512 MB of input on."""
+    if kind not in KINDS:
+        raise UsageError(f"no executor {kind!r}; the executors are {', '.join(KINDS)}")
     if kind == "auto":
         kind = "ray" if num_bytes >= RAY_FROM_BYTES or os.environ.get("RAY_ADDRESS") else "local"
     return RayExecutor(workers=workers) if kind == "ray" else LocalExecutor(workers=workers)

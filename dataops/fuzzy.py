@@ -1,7 +1,7 @@
 """Near-duplicate removal in which every dropped document names a kept one that really is that similar.
 
-Word 5-gram shingles -> MinHash signatures -> band keys; one exchange by band key gives candidate pairs, each member of a
-bucket against the bucket's most preferred (never all pairs); every candidate is verified by the exact Jaccard of the
+Word 5-gram shingles -> MinHash signatures -> band keys; one exchange by band key gives candidate pairs, each member of
+a bucket against the bucket's most preferred (never all pairs); every candidate is verified by the exact Jaccard of the
 shingle sets; then documents are visited from most to least preferred and one is dropped only if a document already kept
 has a verified Jaccard >= threshold with it. No chains, no unverified removals. (bands, rows) come from datasketch's
 optimiser, weighted to recall because verification restores precision. Preferred: longest, then smallest id.
@@ -65,7 +65,12 @@ class FuzzyDedup:
     def __post_init__(self) -> None:
         if not 0 < self.store_from <= self.threshold <= 1:
             raise UsageError(
-                f"threshold {self.threshold} with store_from {self.store_from}: expected 0 < store_from <= threshold <= 1"
+                f"threshold {self.threshold}, store_from {self.store_from}: expected 0 < store_from <= threshold <= 1"
+            )
+        if self.shingle < 1 or self.permutations < 2:
+            raise UsageError(
+                f"shingle {self.shingle}, permutations {self.permutations}: expected shingles of 1 word or more and at "
+                "least 2 permutations"
             )
 
     def evidence(self) -> None:

@@ -43,6 +43,11 @@ class Weigh:
     def __post_init__(self) -> None:
         if self.tokens < 1:
             raise UsageError(f"a training stream of {self.tokens} tokens: expected at least 1")
+        if self.temperature <= 0 or self.max_epochs <= 0 or not 0 <= self.defence <= 1:
+            raise UsageError(
+                f"temperature {self.temperature}, max_epochs {self.max_epochs}, defence {self.defence}: "
+                "expected positive numbers, and a share from 0 to 1 for defence"
+            )
 
     def evidence(self) -> None:
         """Nothing but its inputs bears on the result."""

@@ -1,20 +1,22 @@
 """Packing: windows become rows of exactly `context` tokens, sorted by cell, each knowing its documents.
 
 Windows of one cell are put in an order keyed by (seed, document id, window), joined and cut into rows; a window that
-crosses the edge goes on in the next row, so no token is lost. A document begins and ends with the end-of-text token. The
-last row of a cell is padded. One exchange by cell; a partition of cells is one pack file.
+crosses the edge goes on in the next row, so no token is lost. A document begins and ends with the end-of-text token.
+The last row of a cell is padded. One exchange by cell; a partition of cells is one pack file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
 
+from catalog.errors import UsageError
 from catalog.pack import PADDING, PackFormat, write_pack
 from catalog.run import Receipt, Task, Work, as_json, file_ref
 from catalog.snapshot import Contents, Shard, Snapshot
@@ -38,6 +40,10 @@ class Pack:
 
     context: int = 256
     seed: int = 1
+
+    def __post_init__(self) -> None:
+        if self.context < 2:
+            raise UsageError(f"a context of {self.context} tokens: expected at least 2, one to predict the other from")
 
     def evidence(self) -> None:
         """Nothing but its inputs bears on the result."""
@@ -74,8 +80,8 @@ class Pack:
 
 
 def partition_of_cells(tokens: np.ndarray) -> np.ndarray:
-    """File of each cell: cells in order, a new file when the current one would pass TOKENS_PER_FILE. int64[cells]."""
-    return ((np.cumsum(tokens) - tokens) // TOKENS_PER_FILE).astype(np.int64)
+    """File of each cell: cells in order, about TOKENS_PER_FILE to a file, a larger cell alone. int64[cells], from 0."""
+    return np.unique((np.cumsum(tokens) - tokens) // TOKENS_PER_FILE, return_inverse=True)[1].astype(np.int64)
 
 
 def _windows(store: Store, task: Task) -> pa.Table:
@@ -173,7 +179,7 @@ def _pack(store: Store, task: Task) -> Receipt:
 def _by_cell(pieces: pa.Table) -> Iterator[tuple[int, pa.Table]]:
     cells = pieces["cell"].to_numpy()
     bounds = np.flatnonzero(np.diff(cells, prepend=-1, append=-1))
-    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, stop in pairwise(bounds.tolist()):
         yield int(cells[start]), pieces.slice(start, stop - start)
 
 

@@ -23,12 +23,12 @@ from dataops.step import counts, decide, extend, layer_name, shard_tasks
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """Keep documents whose `statistic` lies in [low, high]."""
+    """Keep documents whose `statistic` lies in [low, high]; None is no bound."""
 
     name: str
     statistic: str
-    low: float = float("-inf")
-    high: float = float("inf")
+    low: float | None = None
+    high: float | None = None
 
 
 RULES = (
@@ -96,11 +96,12 @@ def first_failure(statistics: pa.Table, rules: tuple[Rule, ...]) -> np.ndarray:
     failed = np.full(statistics.num_rows, -1)
     for index, rule in reversed(list(enumerate(rules))):
         values = statistics[rule.statistic].to_numpy()
-        failed[(values < rule.low) | (values > rule.high)] = index
+        low, high = rule.low, rule.high
+        failed[(values < (-np.inf if low is None else low)) | (values > (np.inf if high is None else high))] = index
     return failed
 
 
 def reason(rule: Rule, value: float) -> str:
     """The decision in words: what was measured and the bound it missed."""
-    bound = f"< {rule.low:g}" if value < rule.low else f"> {rule.high:g}"
+    bound = f"< {rule.low:g}" if rule.low is not None and value < rule.low else f"> {rule.high:g}"
     return f"{rule.statistic} {value:.4g} {bound}"

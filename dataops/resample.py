@@ -47,6 +47,8 @@ class Resample:
         pool, mixture = inputs
         pool.require("documents", "cells")
         weights = mixture.require("mixture").artifact("weights")
+        if pool.artifact("cell-model") != mixture.artifact("cell-model"):
+            raise UsageError(f"{pool.ref} and {mixture.ref} speak of different cells: weigh the same fit")
         layer = layer_name(pool, "resample")
         tasks = shard_tasks(pool, step=self, weights=weights, layer=layer)
         receipts = work.stage("draw", _draw, tasks)

@@ -18,11 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from catalog import schema
+from catalog.errors import UsageError
 from catalog.run import Receipt, Task, Work, as_json, file_ref
 from catalog.snapshot import Contents, Snapshot
 from catalog.store import Store
 from catalog.tables import live_rows, read_live, read_table, write_table
-from catalog.tokenizer import BpeTokenizer, train
+from catalog.tokenizer import MAX_VOCAB, MIN_VOCAB, BpeTokenizer, train
 from dataops.kernels.hashing import uniform
 from dataops.step import extend, shard_tasks
 
@@ -39,6 +40,10 @@ class TrainTokenizer:
     vocab_size: int = 4096
     sample_bytes: int = 16 << 20
     seed: int = 1
+
+    def __post_init__(self) -> None:
+        if not MIN_VOCAB <= self.vocab_size <= MAX_VOCAB:
+            raise UsageError(f"a vocabulary of {self.vocab_size}: expected {MIN_VOCAB} to {MAX_VOCAB}")
 
     def evidence(self) -> None:
         """Nothing but its inputs bears on the result."""

@@ -46,14 +46,30 @@ def contained_ngrams(
     `hits` of `total` n-grams, repeats counted, are in the vocabulary; `first` is the word at which the first one
     starts, -1 if there is none. Raises ValueError if the vocabulary is not ascending.
     """
+    known, starts, shift = _by_prefix(vocabulary)
+    offsets, values = ngram_hashes(texts, n)
+    return _contained(offsets, values, known, starts, shift)
+
+
+def texts_with_ngrams(texts: Texts, n: int, vocabulary: ArrayLike) -> NDArray[np.int32]:
+    """How many of the texts hold each n-gram of `vocabulary` (`n`-word hashes, uint64, ascending): int32[vocabulary].
+
+    Raises ValueError if the vocabulary is not ascending.
+    """
+    known, starts, shift = _by_prefix(vocabulary)
+    offsets, values = ngram_hashes(texts, n)
+    return _texts_with(offsets, values, known, starts, shift)
+
+
+def _by_prefix(vocabulary: ArrayLike) -> tuple[NDArray[np.uint64], NDArray[np.int64], np.uint64]:
+    """The vocabulary, where the hashes with each leading-bit pattern start in it, and the shift to those bits."""
     known = read_only(vocabulary, np.uint64)
     if np.any(known[1:] < known[:-1]):
         raise ValueError("vocabulary is not ascending: pass np.unique(hashes)")
-    offsets, values = ngram_hashes(texts, n)
     bits = max(1, min(24, len(known).bit_length()))
     prefixes = np.arange(1 << bits, dtype=np.uint64) << np.uint64(64 - bits)
     starts = np.append(np.searchsorted(known, prefixes), len(known))
-    return _contained(offsets, values, known, starts, np.uint64(64 - bits))
+    return known, starts, np.uint64(64 - bits)
 
 
 def _at_least_one(n: int) -> int:
@@ -179,23 +195,41 @@ def _sorted_sets(offsets, values):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
+def _find(value, known, starts, shift):  # type: ignore[no-untyped-def]
+    """Where `value` is in `known`, -1 if it is not."""
+    prefix = np.int64(value >> shift)
+    low, high = starts[prefix], starts[prefix + 1]
+    while low < high:
+        middle = (low + high) >> 1
+        if known[middle] < value:
+            low = middle + 1
+        else:
+            high = middle
+    return low if low < known.size and known[low] == value else -1
+
+
+@numba.njit(cache=True, nogil=True)
 def _contained(offsets, values, known, starts, shift):  # type: ignore[no-untyped-def]
     num = offsets.size - 1
     hits, total, first = np.zeros(num, np.int64), np.zeros(num, np.int64), np.full(num, -1, np.int64)
     for row in range(num):
         total[row] = offsets[row + 1] - offsets[row]
         for i in range(offsets[row], offsets[row + 1]):
-            value = values[i]
-            prefix = np.int64(value >> shift)
-            low, high = starts[prefix], starts[prefix + 1]
-            while low < high:
-                middle = (low + high) >> 1
-                if known[middle] < value:
-                    low = middle + 1
-                else:
-                    high = middle
-            if low < known.size and known[low] == value:
+            if _find(values[i], known, starts, shift) >= 0:
                 hits[row] += 1
                 if first[row] < 0:
                     first[row] = i - offsets[row]
     return hits, total, first
+
+
+@numba.njit(cache=True, nogil=True)
+def _texts_with(offsets, values, known, starts, shift):  # type: ignore[no-untyped-def]
+    """A text counts once for each n-gram: `last` remembers the newest text that was counted."""
+    count, last = np.zeros(known.size, np.int32), np.full(known.size, -1, np.int32)
+    for row in range(offsets.size - 1):
+        for i in range(offsets[row], offsets[row + 1]):
+            at = _find(values[i], known, starts, shift)
+            if at >= 0 and last[at] != row:
+                last[at] = row
+                count[at] += 1
+    return count
