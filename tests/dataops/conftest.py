@@ -12,7 +12,7 @@ import pytest
 from catalog.catalog import Catalog
 from catalog.run import Step, run
 from catalog.snapshot import Snapshot
-from catalog.tables import read_live
+from catalog.tables import read_live, read_table
 from dataops.executors import LocalExecutor
 from dataops.ingest import Ingest
 
@@ -39,15 +39,21 @@ Make = Callable[..., Snapshot]
 def ingest(catalog: Catalog, tmp_path: Path) -> Make:
     """Ingest rows (dicts with `text` and more) as a snapshot of many small shards."""
 
-    def make(rows: Sequence[dict], name: str = "pool", *, shard_bytes: int = 20_000, **settings: object) -> Snapshot:
-        folder = tmp_path / "input"
-        folder.mkdir(exist_ok=True)
-        path = folder / f"{name}.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        step = Ingest(paths=(str(path),), shard_bytes=shard_bytes, **settings)  # type: ignore[arg-type]
-        return apply(catalog, step, into=name)
+    def make(rows: Sequence[dict], name: str = "pool", **settings: object) -> Snapshot:
+        return ingest_rows(catalog, tmp_path / "input", rows, name, **settings)
 
     return make
+
+
+def ingest_rows(
+    catalog: Catalog, folder: Path, rows: Sequence[dict], name: str, *, shard_bytes: int = 20_000, **settings: object
+) -> Snapshot:
+    """Write rows to `folder`/`name`.jsonl and ingest that file."""
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    step = Ingest(paths=(str(path),), shard_bytes=shard_bytes, **settings)  # type: ignore[arg-type]
+    return apply(catalog, step, into=name)
 
 
 def apply(catalog: Catalog, step: Step, *inputs: Snapshot, into: str, workers: int = 1) -> Snapshot:
@@ -64,7 +70,9 @@ def live(catalog: Catalog, snapshot: Snapshot, *columns: str, table: str = "docu
 
 def decisions(catalog: Catalog, snapshot: Snapshot) -> list[dict]:
     """Rows of the newest decision layer."""
-    layer = snapshot.contents.layers[-1]
-    from catalog.tables import read_table
+    return rows_of(catalog, snapshot, snapshot.contents.layers[-1])
 
-    return [row for s in snapshot.contents.shards for row in read_table(catalog.store, s.tables[layer]).to_pylist()]
+
+def rows_of(catalog: Catalog, snapshot: Snapshot, table: str) -> list[dict]:
+    """Rows of a table over all shards, whatever is live."""
+    return [row for s in snapshot.contents.shards for row in read_table(catalog.store, s.tables[table]).to_pylist()]
