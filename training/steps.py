@@ -48,7 +48,7 @@ class Pretrain:
     revision: ClassVar[int] = 1
 
     tokens: int
-    params: int = 1_500_000
+    params: int = 1_000_000
     learning_rate: float = 4e-3
     batch_rows: int = 16
     seed: int = 0
@@ -85,7 +85,7 @@ class Pretrain:
 
 @dataclass(frozen=True, kw_only=True)
 class Finetune:
-    """Continue a model on the target's packs, keeping the weights that are best on its validation documents.
+    """Continue a model on at most `tokens` tokens of the target's packs, keeping the best on its validation documents.
 
     Inputs: packs, tokenized validation documents, and the model to start from; without one, a fresh model of `params`
     parameters learns from the target alone (SLM-nopt of 2402.01093).
@@ -94,8 +94,8 @@ class Finetune:
     verb: ClassVar[str] = "finetune"
     revision: ClassVar[int] = 1
 
-    params: int = 1_500_000
-    max_epochs: float = 8.0
+    tokens: int
+    params: int = 1_000_000
     learning_rate: float = 1.3e-3
     batch_rows: int = 16
     evaluate_every: int = 40
@@ -125,7 +125,7 @@ class Finetune:
             weights=None,
             model_dir=start,
             train=TrainConfig(
-                tokens=max(1, round(packs.contents.summary["tokens"] * self.max_epochs)),
+                tokens=self.tokens,
                 batch_rows=self.batch_rows,
                 learning_rate=self.learning_rate,
                 seed=self.seed,
