@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -45,7 +46,7 @@ def explain(catalog: Catalog, document: str) -> str:
     return "\n".join(lines)
 
 
-def _find(catalog: Catalog, document: str) -> dict[str, object]:
+def _find(catalog: Catalog, document: str) -> dict[str, Any]:
     if not re.fullmatch(r"[0-9a-f]{4,32}", document):
         raise UsageError(f"{document!r} is not a document id: expected 4 to 32 hexadecimal digits")
     rows = sql(
@@ -60,7 +61,7 @@ def _find(catalog: Catalog, document: str) -> dict[str, object]:
     return dict(rows[0])
 
 
-def _verdict(decision: dict[str, object]) -> str:
+def _verdict(decision: dict[str, Any]) -> str:
     if decision["kept"]:
         return "kept"
     text = f"dropped by {decision['rule']}: {decision['reason']}"

@@ -53,8 +53,11 @@ class Executor(Protocol):
     `on_ray` says whether that is a Ray cluster, where training then runs too.
     """
 
-    workers: int
-    on_ray: ClassVar[bool]
+    @property
+    def workers(self) -> int: ...
+
+    @property
+    def on_ray(self) -> bool: ...
 
     def map(self, function: TaskFunction, store: Store, tasks: Sequence[Task]) -> Iterator[tuple[int, Receipt]]: ...
 

@@ -41,7 +41,7 @@ class BpeTokenizer:
     def __init__(self, path: Path):
         self._tokenizer = Tokenizer.from_file(str(path))
         self._tokenizer.encode_special_tokens = True  # encode them as the text they are
-        self.end_of_text: int = self._tokenizer.token_to_id(END_OF_TEXT)
+        self.end_of_text = int(self._tokenizer.get_vocab()[END_OF_TEXT])
         self.vocab_size: int = self._tokenizer.get_vocab_size()
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:

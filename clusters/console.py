@@ -75,7 +75,7 @@ def describe(progress: StageProgress) -> str:
         parts.append(f"{progress.bytes / 1e6:.1f} MB  {rate / 1e6:.1f} MB/s")
     if progress.note:
         parts.append(progress.note)
-    if 0 < progress.done < progress.total:
+    if 0 < progress.done < progress.total and progress.seconds > 0:
         left = progress.seconds / progress.done * (progress.total - progress.done)
         parts.append(f"left {duration(left)}")
     return "  ".join(parts)

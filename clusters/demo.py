@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial as partially
+from multiprocessing import get_context
 from pathlib import Path
 
 from catalog.catalog import Catalog
@@ -34,7 +37,7 @@ def run_demo(*, store: str, out: Path, target: str, quick: bool, executor: str, 
     started = time.monotonic()
     console = Console()
     console.title(f"tamis demo: a small model of {target}, from the documentation on this machine")
-    corpus = collect(out / "corpus", target=target, quick=quick, console=console)
+    corpus = collect(out / "corpus", target=target, quick=quick, workers=workers, console=console)
     plan = Plan(
         pool=corpus.pool,
         target=corpus.target,
@@ -50,7 +53,7 @@ def run_demo(*, store: str, out: Path, target: str, quick: bool, executor: str, 
     console.title(f"done in {duration(time.monotonic() - started)}")
 
 
-def collect(folder: Path, *, target: str, quick: bool, console: Console) -> CorpusFiles:
+def collect(folder: Path, *, target: str, quick: bool, workers: int, console: Console) -> CorpusFiles:
     """The corpus of this environment, written once: the folder's name is the digest of the files it is made from."""
     from dataops.pydocs import default_roots, list_files, write_corpus
 
@@ -62,7 +65,8 @@ def collect(folder: Path, *, target: str, quick: bool, console: Console) -> Corp
     if not reused:
         partial = home.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
-        corpus = write_corpus(partial, target=target, quick=quick)
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            corpus = write_corpus(partial, target=target, quick=quick, map_files=partially(pool.map, chunksize=64))
         names = {side: [path.name for path in getattr(corpus, side)] for side in ("pool", "target")}
         tallies = [vars(tally) for tally in corpus.tallies]
         (partial / "manifest.json").write_text(json.dumps({**names, "tallies": tallies, "skipped": corpus.skipped}))

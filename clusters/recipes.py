@@ -17,7 +17,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -123,7 +123,8 @@ def make_step(verb: str, settings: Mapping[str, Any]) -> Step:
 
 def schema() -> dict[str, Any]:
     """JSON schema of a recipe, for editors."""
-    adapters = [(verb, "validation", TypeAdapter(step_class(verb))) for verb in STEPS]
+    mode: Literal["validation"] = "validation"
+    adapters = [(verb, mode, TypeAdapter(step_class(verb))) for verb in STEPS]
     settings, definitions = TypeAdapter.json_schemas(adapters)
     for definition in definitions["$defs"].values():
         definition["additionalProperties"] = False
@@ -138,7 +139,7 @@ def schema() -> dict[str, Any]:
                     "name": {"type": "string", "pattern": f"^{NAME.pattern}$"},
                     "step": {"const": verb},
                     "from": {"type": "array", "items": {"type": "string"}},
-                    "with": settings[verb, "validation"],  # type: ignore[index]
+                    "with": settings[verb, mode],
                 },
             }
         )

@@ -39,7 +39,10 @@ def facts(snapshot: Snapshot) -> str:
         "mixture": "{cells} cells, effective sample {effective_sample_size:.1f} cells, target coverage {coverage:.3f}",
         "packs": "{rows:,} rows of {context} tokens",
         "model": "{parameters:,} parameters, {tokens:,} tokens, loss {loss:.3f}",
+        "export": "{model}, {bits_per_byte:.4f} bits/byte on validation",
     }
+    if contents.kind == "evaluation":
+        return ", ".join(f"{row['model']} {row['bits_per_byte']:.3f}" for row in summary["results"]) + " bits/byte"
     return wanted[contents.kind].format(**summary) if contents.kind in wanted else contents.kind
 
 
@@ -90,7 +93,9 @@ def last_screen(catalog: Catalog, made: Mapping[str, Snapshot], model: Path, *, 
     """What the main job ends with: where text went, how good the models are, and where to look next."""
     test, exported = made["test-scores"].contents.summary, made["export"].contents.summary
     best = exported["model"]
+    drawn = made["resampled"].contents.summary
     lines = ["", "Where the text went", waterfall_table(waterfall(catalog, made["resampled"]))]
+    lines += [f"  of these, {drawn['windows']:,} windows with {drawn['tokens']:,} tokens were drawn"]
     lines += ["", f"Results on {test['results'][0]['documents']:,} test documents of the target", results_table(test)]
     lines += ["", f"Best on validation: {best}, exported to {model}"]
     prompt = _prompt(catalog, made["test"])

@@ -123,10 +123,6 @@ def _training(plan: Plan) -> list[Stated]:
     every = (*MODELS, *tuned, "target-only")
     return [
         *(_entry(name, "pretrain", f"{name}-packs", params=plan.params, tokens=tokens) for name in MODELS),
-        *(
-            _entry(new, "finetune", "target-packs", "validation", old, **tuning)
-            for new, old in zip(tuned, MODELS, strict=True)
-        ),
         _entry(
             "target-only",
             "finetune",
@@ -135,6 +131,10 @@ def _training(plan: Plan) -> list[Stated]:
             params=plan.params,
             tokens=max(1, tokens // 2),
             learning_rate=4e-3,
+        ),
+        *(
+            _entry(new, "finetune", "target-packs", "validation", old, **tuning)
+            for new, old in zip(tuned, MODELS, strict=True)
         ),
         _entry("validation-scores", "evaluate", "validation", *every),
         _entry("test-scores", "evaluate", "test", *every),

@@ -145,7 +145,7 @@ def _fit(store: Store, task: Task) -> Receipt:
     leaves = min(step.cells, max(1, len(points) // 8))
     tree = fit_tree(points, branching=step.branching, leaves=leaves, seed=step.seed, iterations=step.iterations)
     with store.writing(suffix="safetensors") as (path, refs):
-        arrays = {"idf": idf, "projection": projection}
+        arrays: dict[str, np.ndarray] = {"idf": idf, "projection": projection}
         for level, (centroids, parents) in enumerate(zip(tree.centroids, tree.parents, strict=True)):
             arrays |= {f"centroids.{level}": centroids, f"parents.{level}": parents}
         save_file(arrays, path, metadata={"context": str(step.context)})

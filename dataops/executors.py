@@ -23,6 +23,7 @@ from catalog.store import Store
 
 KINDS = ("local", "ray", "auto")
 RAY_FROM_BYTES = 512 << 20
+OBJECT_STORE_BYTES = 256 << 20  # it holds shard references and receipts, never shards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ class RayExecutor:
 
         items = [{"index": index, "task": pickle.dumps(task)} for index, task in enumerate(tasks)]
         dataset = ray.data.from_items(items, override_num_blocks=len(items))
-        pool = ray.data.TaskPoolStrategy(size=self.workers)
+        pool = ray.data.TaskPoolStrategy(size=min(self.workers, len(items)))
         results = dataset.map(_Bound(function, store.root), num_cpus=1, compute=pool).iter_batches(
             batch_size=1, prefetch_batches=0, batch_format="pyarrow"
         )
@@ -89,21 +90,25 @@ class _Bound:
 
 def start_ray(workers: int) -> None:
     """Connect to the Ray that RAY_ADDRESS names, or start one here; nothing if this process has one."""
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # under `uv run` Ray would ship the working tree
     import ray
 
     if ray.is_initialized():
         return
-    quiet = {"configure_logging": True, "logging_level": logging.ERROR, "log_to_driver": False}
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(address=os.environ["RAY_ADDRESS"], **quiet)
+        ray.init(logging_level=logging.ERROR, log_to_driver=False)
     else:
-        ray.init(num_cpus=workers, include_dashboard=False, object_store_memory=256 << 20, **quiet)
+        ray.init(
+            num_cpus=workers,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
 
 
 def executor(kind: str, *, workers: int, num_bytes: int) -> Executor:

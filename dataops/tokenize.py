@@ -32,7 +32,7 @@ BATCH_DOCUMENTS = 2000
 
 @dataclass(frozen=True, kw_only=True)
 class TrainTokenizer:
-    """Byte-level BPE learned from at most `sample_bytes` of the inputs' documents, drawn by document id."""
+    """Byte-level BPE learned from about `sample_bytes` of the inputs' documents, drawn by document id."""
 
     verb: ClassVar[str] = "train-tokenizer"
     revision: ClassVar[int] = 1

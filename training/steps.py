@@ -267,7 +267,7 @@ def _fresh_model(shape: ModelConfig, seed: int, folder: Path, packs: Packs) -> P
 
 
 def train_together(steps: Sequence[tuple[Pretrain | Finetune, Work, Sequence[Snapshot]]]) -> None:
-    """Compute several independent runs at the same time on Ray, one worker each.
+    """Compute several independent runs at the same time on Ray, one worker each, sharing cores when there are few.
 
     Nothing is committed: each step, built afterwards, finds its run finished in its own folder and returns at once.
     """
@@ -294,7 +294,9 @@ def _fit(jobs: Sequence[Job], works: Mapping[str, Work], *, threads: int) -> lis
         note = f"{name}  {note}" if len(jobs) > 1 else note
         _tell(works[name], "train", progress.step, progress.steps, note=note)
 
-    return fit_with_ray(jobs, resources=Resources(cpus_per_worker=threads), on_progress=on_progress)
+    cores = next(iter(works.values())).executor.workers
+    resources = Resources(cpus_per_worker=min(threads, cores / len(jobs)), threads=threads)
+    return fit_with_ray(jobs, resources=resources, on_progress=on_progress)
 
 
 def _trained(work: Work, job: Job, packs: Snapshot, *, threads: int) -> Contents:

@@ -94,11 +94,15 @@ Job = PretrainJob | FinetuneJob
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What each job gets. With `gpus_per_worker` 0 a worker computes on `cpus_per_worker` threads."""
+    """What each job gets. `cpus_per_worker` is what Ray sets aside, a fraction where jobs share a core.
+
+    Without a GPU a worker computes on `threads` threads, which decides its bytes.
+    """
 
     workers_per_job: int = 1
-    cpus_per_worker: int = 1
+    cpus_per_worker: float = 1
     gpus_per_worker: int = 0
+    threads: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +187,7 @@ def _work(config: dict[str, Any]) -> None:
     jobs, resources = config["jobs"], config["resources"]
     size = resources.workers_per_job
     if not resources.gpus_per_worker:
-        torch.set_num_threads(resources.cpus_per_worker)
+        torch.set_num_threads(resources.threads)
     rank = ray.train.get_context().get_world_rank()
     # every rank takes part in making every group
     groups = [
