@@ -26,5 +26,12 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+bench: $(INSTALLED)  ## what the demo costs and how fast training is
+	$(BIN)/python benchmarks/demo.py
+	$(BIN)/python benchmarks/train.py
+
+docs: $(INSTALLED)  ## everything that README and docs show is executed
+	$(BIN)/pytest tests/test_docs.py
+
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

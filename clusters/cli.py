@@ -25,7 +25,9 @@ app = typer.Typer(
 )
 
 StoreOption = Annotated[str, typer.Option("--store", envvar="TAMIS_STORE", help="Folder of the store.")]
-ExecutorOption = Annotated[str, typer.Option("--executor", help="local, ray or auto (ray from 512 MB of input on).")]
+ExecutorOption = Annotated[
+    str, typer.Option("--executor", help="local, ray or auto (ray for training and from 512 MB of input on).")
+]
 WorkersOption = Annotated[int, typer.Option("--workers", min=1, help="Tasks at a time; never changes a result.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="A setting: name.setting=value, value in YAML.")]
 STORE = "store"

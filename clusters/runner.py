@@ -31,7 +31,8 @@ def run_recipe(
     names = {entry.name for entry, _ in steps}
     for name in (name for entry, _ in steps for name in entry.inputs if name not in names):
         catalog.snapshot(name)  # raises where the store has none
-    chosen = executor_called(executor, workers=workers, num_bytes=_input_bytes(steps))
+    trains = any(entry.step in TRAINING for entry, _ in steps)
+    chosen = executor_called(executor, workers=workers, num_bytes=_input_bytes(steps), trains=trains)
     made: dict[str, Snapshot] = {}
     for position, (entry, step) in enumerate(steps):
         if chosen.on_ray and entry.step in TRAINING:

@@ -3,7 +3,7 @@
 `LocalExecutor` maps over threads: the kernels release the GIL and nothing has to start. `RayExecutor` hands Ray Data a
 row per task, the pickled shard reference, never the shard, so Ray moves kilobytes however large the corpus is, places
 tasks, retries them on lost nodes and scales out. Ray itself needs some ten seconds to start on a laptop and about 0.3 s
-a stage, which is why small inputs run locally under `auto`.
+a stage, which is why small inputs that train nothing run locally under `auto`.
 """
 
 from __future__ import annotations
@@ -111,10 +111,16 @@ def start_ray(workers: int) -> None:
     context.print_on_execution_start = False
 
 
-def executor(kind: str, *, workers: int, num_bytes: int) -> Executor:
-    """The executor called `kind`: 'local', 'ray', or 'auto', which takes Ray from 512 MB of input on."""
-    if kind not in KINDS:
-        raise UsageError(f"no executor {kind!r}; the executors are {', '.join(KINDS)}")
+def executor(kind: str, *, workers: int, num_bytes: int, trains: bool = False) -> Executor:
+    """The executor called `kind`: 'local', 'ray' or 'auto'. Raises UsageError for another name.
+
+    'auto' takes Ray where its start pays: from 512 MB of input on, for training, or when RAY_ADDRESS names a cluster.
+    """
     if kind == "auto":
-        kind = "ray" if num_bytes >= RAY_FROM_BYTES or os.environ.get("RAY_ADDRESS") else "local"
-    return RayExecutor(workers=workers) if kind == "ray" else LocalExecutor(workers=workers)
+        kind = "ray" if num_bytes >= RAY_FROM_BYTES or trains or os.environ.get("RAY_ADDRESS") else "local"
+    if kind not in EXECUTORS:
+        raise UsageError(f"no executor {kind!r}: expected local, ray or auto")
+    return EXECUTORS[kind](workers=workers)
+
+
+EXECUTORS: dict[str, type[LocalExecutor] | type[RayExecutor]] = {"local": LocalExecutor, "ray": RayExecutor}
