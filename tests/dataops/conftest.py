@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,15 @@ from catalog.catalog import Catalog
 from catalog.run import Step, run
 from catalog.snapshot import Snapshot
 from catalog.tables import read_live, read_table
+from dataops.cells import AssignCells, FitCells
 from dataops.executors import LocalExecutor
 from dataops.ingest import Ingest
+from dataops.tokenize import Tokenize, TrainTokenizer
 
 WORDS = [f"{a}{b}{c}" for a in "bdfglmnprst" for b in "aeiou" for c in ("", "n", "r", "st", "lk")]
 
 
-def prose(seed: int, words: int = 120, *, vocabulary: Sequence[str] = WORDS) -> str:
+def prose(seed: float, words: int = 120, *, vocabulary: Sequence[str] = WORDS) -> str:
     """Sentences of made-up words, the same for the same seed."""
     draw = random.Random(seed)
     chosen = [draw.choice(vocabulary) for _ in range(words)]
@@ -76,3 +79,55 @@ def decisions(catalog: Catalog, snapshot: Snapshot) -> list[dict]:
 def rows_of(catalog: Catalog, snapshot: Snapshot, table: str) -> list[dict]:
     """Rows of a table over all shards, whatever is live."""
     return [row for s in snapshot.contents.shards for row in read_table(catalog.store, s.tables[table]).to_pylist()]
+
+
+TOPICS = {f"topic-{i}": [f"{word}{end}" for word in WORDS[i::5]] for i, end in enumerate(("ak", "em", "iz", "up"))}
+CONTEXT = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """A store with a pool of four topics and a target of mostly the first one, tokenized and put into cells."""
+
+    catalog: Catalog
+    pool: Snapshot
+    target: Snapshot
+    tokens: Snapshot  # the pool before it was put into cells
+
+    def topics(self, snapshot: Snapshot) -> dict[str, str]:
+        """The planted topic of each document."""
+        return {row["id"]: row["source_id"] for row in live(self.catalog, snapshot, "id", "source_id")}
+
+
+def topic_rows(counts: dict[str, int], *, seed: int) -> list[dict]:
+    """Documents of about `CONTEXT` to ten times as many tokens, their topic as id, in a fixed shuffled order."""
+    draw = random.Random(seed)
+    rows = [
+        {"id": topic, "text": prose(draw.random(), draw.randrange(20, 200), vocabulary=TOPICS[topic])}
+        for topic, count in counts.items()
+        for _ in range(count)
+    ]
+    draw.shuffle(rows)
+    return rows
+
+
+def select(folder: Path, *, workers: int = 2, shard_bytes: int = 20_000) -> Selection:
+    """Everything up to cells, in a new store in `folder`."""
+    catalog = Catalog.open(folder / "store", create=True)
+    made: dict[str, Snapshot] = {}
+    for name, counts in (("pool", dict.fromkeys(TOPICS, 40)), ("target", {"topic-0": 36, "topic-1": 4})):
+        rows = topic_rows(counts, seed=len(name))
+        made[name] = ingest_rows(catalog, folder / "input", rows, name, id_column="id", shard_bytes=shard_bytes)
+    tokenizer = apply(catalog, TrainTokenizer(vocab_size=512), made["pool"], into="tokenizer", workers=workers)
+    for name in ("pool", "target"):
+        made[name] = apply(catalog, Tokenize(), made[name], tokenizer, into=f"{name}-tokens", workers=workers)
+    fit = FitCells(context=CONTEXT, cells=8, dimension=16, buckets=1 << 12)
+    pool = apply(catalog, fit, made["pool"], into="pool-cells", workers=workers)
+    target = apply(catalog, AssignCells(), made["target"], pool, into="target-cells", workers=workers)
+    return Selection(catalog=catalog, pool=pool, target=target, tokens=made["pool"])
+
+
+@pytest.fixture(scope="session")
+def selection(tmp_path_factory: pytest.TempPathFactory) -> Selection:
+    """One store for all tests that only add to it."""
+    return select(tmp_path_factory.mktemp("selection"))

@@ -1,0 +1,71 @@
+"""Windows: pieces of documents that put together again are the documents."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from catalog.catalog import Catalog
+from catalog.tokenizer import BpeTokenizer
+from dataops.exact import ExactDedup
+from dataops.tokenize import Tokenize, TrainTokenizer
+from dataops.windows import Windows, _byte_ranges, windows_of
+from tests.dataops.conftest import Make, apply, live, prose
+
+TEXTS = ["x", "数字 " * 30, "naïve 😀 " * 40, *(prose(i, 3 * i + 1) for i in range(12)), prose(3, 10)]
+
+
+def cut(catalog: Catalog, ingest: Make, context: int) -> tuple[list[Windows], dict[str, str], dict[str, list[int]]]:
+    """The windows of each shard; text and tokens of each document. One document is dropped before."""
+    unique = apply(catalog, ExactDedup(), ingest([{"text": text} for text in TEXTS], shard_bytes=500), into="unique")
+    tokenizer = apply(catalog, TrainTokenizer(vocab_size=300), unique, into="tokenizer")
+    snapshot = apply(catalog, Tokenize(), unique, tokenizer, into="tokens")
+    lengths = BpeTokenizer(catalog.store.local(tokenizer.artifact("tokenizer"))).byte_lengths
+    windows = [
+        windows_of(catalog.store, shard, snapshot.contents.layers, context=context, byte_lengths=lengths)
+        for shard in snapshot.contents.shards
+    ]
+    text = {row["id"]: row["text"] for row in live(catalog, snapshot, "id", "text")}
+    tokens = {row["id"]: row["tokens"] for row in live(catalog, snapshot, "id", "tokens", table="tokens")}
+    return windows, text, tokens
+
+
+@pytest.mark.parametrize("context", [1, 7, 1000])
+def test_windows_cover_each_live_document_once_in_order(catalog: Catalog, ingest: Make, context: int) -> None:
+    shards, text, tokens = cut(catalog, ingest, context)
+    assert len(shards) > 2
+    reached: dict[str, int] = {}
+    for windows in shards:
+        rows = zip(
+            windows.id.to_pylist(), windows.window.tolist(), windows.start.tolist(), windows.n_tokens.tolist(),
+            strict=True,
+        )  # fmt: skip
+        for name, window, start, size in rows:
+            assert (start, window) == (reached.get(name, 0), start // context)
+            assert 1 <= size <= context
+            reached[name] = start + size
+    assert reached == {name: len(each) for name, each in tokens.items()}
+    assert len(text) == len(TEXTS) - 1
+
+
+def test_the_texts_of_the_windows_are_the_text_of_the_document(catalog: Catalog, ingest: Make) -> None:
+    shards, text, _ = cut(catalog, ingest, 8)
+    joined: dict[str, str] = {}
+    for windows in shards:
+        for name, piece in zip(windows.id.to_pylist(), windows.text.to_pylist(), strict=True):
+            joined[name] = joined.get(name, "") + piece
+    whole = [name for name in text if "\ufffd" not in joined[name]]
+    assert len(whole) >= 12
+    assert {name: joined[name] for name in whole} == {name: text[name] for name in whole}
+    for name in text.keys() - set(whole):  # a cut character is replaced, everything around it stays
+        assert [c for c in joined[name] if c.isascii()] == [c for c in text[name] if c.isascii()]
+
+
+def test_a_character_cut_by_a_boundary_is_replaced_on_both_sides() -> None:
+    texts = pa.chunked_array([pa.array(["a😀b", "né"], pa.large_string())])
+    document, begin, end = np.array([0, 0, 0, 1, 1]), np.array([0, 3, 5, 0, 2]), np.array([3, 5, 6, 2, 3])
+    pieces = _byte_ranges(texts, document, begin, end).to_pylist()
+    assert [piece.strip("\ufffd") for piece in pieces] == ["a", "", "b", "n", ""]
+    assert ["\ufffd" in piece for piece in pieces] == [True, True, False, True, True]
+    assert _byte_ranges(texts, np.array([1, 0]), np.array([0, 1]), np.array([3, 5])).to_pylist() == ["né", "😀"]
