@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from catalog.errors import UsageError
+from catalog.errors import TamisError, UsageError
 from catalog.run import Executor, Receipt, Task, TaskFunction
 from catalog.store import Store
 
@@ -56,12 +56,11 @@ class RayExecutor:
     workers: int = 2
 
     def map(self, function: TaskFunction, store: Store, tasks: Sequence[Task]) -> Iterator[tuple[int, Receipt]]:
-        """Yield (index, receipt) as tasks finish. A task whose function raises fails the stage with that error."""
+        """Yield (index, receipt) as tasks finish. The first failure ends the stage and is raised."""
         if not tasks:
             return
         start_ray(self.workers)
         import ray
-        from ray.exceptions import RayTaskError
 
         items = [{"index": index, "task": pickle.dumps(task)} for index, task in enumerate(tasks)]
         dataset = ray.data.from_items(items, override_num_blocks=len(items))
@@ -69,23 +68,29 @@ class RayExecutor:
         results = dataset.map(_Bound(function, store.root), num_cpus=1, compute=pool).iter_batches(
             batch_size=1, prefetch_batches=0, batch_format="pyarrow"
         )
-        try:
-            for batch in results:
-                yield batch["index"][0].as_py(), json.loads(batch["receipt"][0].as_py())
-        except RayTaskError as error:
-            raise error.cause if isinstance(error.cause, Exception) else error from None
+        for batch in results:
+            index, receipt, error = (batch[name][0].as_py() for name in ("index", "receipt", "error"))
+            if error:
+                raise pickle.loads(error)
+            yield index, json.loads(receipt)
 
 
 @dataclass(frozen=True)
 class _Bound:
-    """A task function with its store, as Ray Data calls it on one row."""
+    """A task function with its store, as Ray Data calls it on one row.
+
+    An error for the user travels as an answer: Ray Data would wrap it and add its own advice to the message.
+    """
 
     function: TaskFunction
     root: str
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        receipt = self.function(Store(self.root), pickle.loads(row["task"]))
-        return {"index": row["index"], "receipt": json.dumps(receipt)}
+        try:
+            receipt = self.function(Store(self.root), pickle.loads(row["task"]))
+        except TamisError as error:
+            return {"index": row["index"], "receipt": "", "error": pickle.dumps(error)}
+        return {"index": row["index"], "receipt": json.dumps(receipt), "error": b""}
 
 
 def start_ray(workers: int) -> None:

@@ -129,18 +129,21 @@ def test_every_task_answers_once_under_its_own_number(tmp_path: Path, workers: i
     assert found == {i: {"number": i + 10} for i in range(20)}
 
 
-def test_auto_takes_ray_for_large_inputs_or_where_a_cluster_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_ray_for_large_inputs_for_training_and_where_a_cluster_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert executor("auto", workers=3, num_bytes=RAY_FROM_BYTES - 1) == LocalExecutor(workers=3)
     assert executor("auto", workers=3, num_bytes=RAY_FROM_BYTES) == RayExecutor(workers=3)
     assert executor("local", workers=3, num_bytes=RAY_FROM_BYTES) == LocalExecutor(workers=3)
     assert executor("ray", workers=3, num_bytes=0) == RayExecutor(workers=3)
+    assert executor("auto", workers=3, num_bytes=0, trains=True) == RayExecutor(workers=3)
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     assert executor("auto", workers=3, num_bytes=0) == RayExecutor(workers=3)
 
 
 def test_an_unknown_executor_is_refused_with_those_there_are() -> None:
-    with pytest.raises(UsageError, match="no executor 'spark'; the executors are local, ray, auto"):
+    with pytest.raises(UsageError, match="no executor 'spark': expected local, ray or auto"):
         executor("spark", workers=1, num_bytes=0)
 
 
