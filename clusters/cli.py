@@ -31,6 +31,7 @@ ExecutorOption = Annotated[
 WorkersOption = Annotated[int, typer.Option("--workers", min=1, help="Tasks at a time; never changes a result.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="A setting: name.setting=value, value in YAML.")]
 STORE = "store"
+REPEATABLE = ("--pool", "--target")
 WORKERS = os.cpu_count() or 1
 INTERRUPTED = 130  # the exit status that typer gives to Ctrl-C
 
@@ -241,7 +242,7 @@ def submit(
 def main() -> None:
     """Entry point: turn our own errors into one line and an exit status."""
     debug = "--debug" in sys.argv
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    arguments = one_value_each([argument for argument in sys.argv[1:] if argument != "--debug"])
     try:
         app(args=arguments, standalone_mode=True)
     except TamisError as error:
@@ -253,6 +254,19 @@ def main() -> None:
         if end.code == INTERRUPTED:
             sys.stderr.write("tamis: interrupted; the same command continues where it stopped\n")
         raise
+
+
+def one_value_each(arguments: list[str]) -> list[str]:
+    """`--pool A B` as `--pool A --pool B`: a shell expands globs and braces into several values after one option."""
+    out: list[str] = []
+    option = ""
+    for argument in arguments:
+        if option and out[-1] != option and not argument.startswith("-"):
+            out.append(option)
+        elif argument.startswith("-"):
+            option = argument if argument in REPEATABLE else ""
+        out.append(argument)
+    return out
 
 
 def _catalog(store: str):  # type: ignore[no-untyped-def]

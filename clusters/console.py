@@ -12,7 +12,7 @@ from typing import TextIO
 
 from catalog.run import StageProgress
 
-PLAIN_SECONDS = 5.0
+PLAIN_SECONDS = 10.0
 
 
 @dataclass(kw_only=True)

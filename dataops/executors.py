@@ -110,10 +110,10 @@ def start_ray(workers: int) -> None:
             logging_level=logging.ERROR,
             log_to_driver=False,
         )
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # only now: the context sets up that logger
 
 
 def executor(kind: str, *, workers: int, num_bytes: int, trains: bool = False) -> Executor:
