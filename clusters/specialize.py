@@ -19,8 +19,8 @@ from clusters.recipes import Recipe, Stated, override
 from clusters.runner import run_recipe
 from clusters.screens import last_screen
 
-# Sustained training rate of two cores with AVX-512 BF16 (benchmarks/train.py). It turns minutes into tokens the same way
-# everywhere, so that a recipe does not depend on how busy the machine was when it was written.
+# Sustained training rate of two cores with AVX-512 BF16 (benchmarks/train.py). It turns minutes into tokens the same
+# way everywhere, so that a recipe does not depend on how busy the machine was when it was written.
 FLOPS_PER_SECOND = 2.0e11
 MODELS = ("generic", "specialized")
 TUNING_SHARE = 4  # pretraining tokens per fine-tuning token

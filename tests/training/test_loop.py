@@ -165,7 +165,7 @@ def test_other_settings_in_the_same_folder_are_refused_by_name(pack, shape, sett
 
 def test_packs_of_another_context_are_refused(tmp_path, pack, shape, settings, local):
     wide = dataclasses.replace(shape, context=64)
-    with pytest.raises(UsageError, match="context 32 .* the model has context 64"):
+    with pytest.raises(UsageError, match=r"context 32 .* the model has context 64"):
         pretrain([pack], weights=None, model=wide, train=settings, run_dir=tmp_path / "x", context=local)
 
 
@@ -198,7 +198,7 @@ class FakeRank:
     rank: int
     shared: dict
     world_size: int = 2
-    device: torch.device = torch.device("cpu")
+    device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
 
     def all_reduce(self, tensor):
         self.shared["parts"][self.rank] = tensor.clone()
@@ -281,6 +281,7 @@ def test_fine_tuning_stops_when_validation_stops_improving(tmp_path, pack, docum
 
 
 def test_the_loop_imports_without_ray():
-    code = "import sys; sys.modules['ray'] = None; import training.pretrain, training.finetune, training.export, training.generate"
+    modules = "training.pretrain, training.finetune, training.evaluate, training.export, training.generate"
+    code = f"import sys; sys.modules['ray'] = None; import {modules}"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
     assert not hasattr(loop, "ray")

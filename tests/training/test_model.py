@@ -1,5 +1,7 @@
 """The fast paths against slower truths: transformers, full softmax, separate documents."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -50,11 +52,11 @@ def test_state_dict_names_and_logits_are_those_of_hf_llama(network, shape):
 def test_packed_logits_equal_separate_documents_logits(network, cuts, seed):
     tokens, _ = some_rows(seed, rows=1)
     edges = [0, *sorted(cuts), CONTEXT]
-    segments = torch.cat(
-        [torch.full((end - begin,), i) for i, (begin, end) in enumerate(zip(edges, edges[1:], strict=False))]
-    )[None]
+    segments = torch.cat([torch.full((end - begin,), i) for i, (begin, end) in enumerate(itertools.pairwise(edges))])[
+        None
+    ]
     together = network(tokens, segments)
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in itertools.pairwise(edges):
         alone = network(tokens[:, begin:end], torch.zeros(1, end - begin, dtype=torch.long))
         torch.testing.assert_close(together[:, begin:end], alone, atol=1e-5, rtol=0)
 

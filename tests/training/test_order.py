@@ -75,7 +75,7 @@ def test_epochs_and_seeds_permute_differently():
 
 
 def test_a_weight_on_a_cell_without_rows_names_the_cell():
-    with pytest.raises(ValueError, match="cell 1 has weight 0.5 but no rows"):
+    with pytest.raises(ValueError, match=r"cell 1 has weight 0\.5 but no rows"):
         Order([3, 0, 2], [0.25, 0.5, 0.25], seed=0)
 
 
