@@ -1,0 +1,88 @@
+"""Lineage: the tree of runs, and what each rule took from the documents that a snapshot is made of."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+import pytest
+
+from catalog.errors import UsageError
+from catalog.lineage import ancestors, tree, waterfall
+from catalog.query import sql
+from tests.conftest import Curated
+
+
+def test_the_tree_draws_every_ancestor_once_and_points_back_to_what_was_drawn(curated: Curated) -> None:
+    catalog = curated.catalog
+    lines = tree(catalog, catalog.snapshot("resampled"))
+    assert lines[0].startswith("resampled@1  resample  ")
+    drawn = [re.search(r"[a-z-]+@1", line)[0] for line in lines if "see above" not in line]  # type: ignore[index]
+    assert len(drawn) == len(set(drawn))
+    assert set(drawn) == {each.ref for each in ancestors(catalog, catalog.snapshot("resampled"))}
+    assert any(line.endswith("clean-cells@1  see above") for line in lines)
+    pool = next(line for line in lines if " pool@1 " in line)
+    assert "ingest  53 documents" in pool
+    assert catalog.snapshot("pool").id[:12] in pool
+
+
+def test_the_branches_of_the_tree_stand_under_what_they_led_to(curated: Curated) -> None:
+    lines = tree(curated.catalog, curated.catalog.snapshot("clean"))
+    assert [re.sub(r"@1.*", "", line) for line in lines] == [
+        "clean",
+        "├─ pool-quality",
+        "│  └─ pool-dedup",
+        "│     └─ pool-unique",
+        "│        └─ pool",
+        "└─ target-clean",
+        "   └─ target-dedup",
+        "      └─ target-unique",
+        "         └─ target",
+    ]
+
+
+def test_ancestors_come_before_what_was_made_of_them(curated: Curated) -> None:
+    found = [each.ref for each in ancestors(curated.catalog, curated.catalog.snapshot("specialized-packs"))]
+    assert found[-1] == "specialized-packs@1"
+    for earlier, later in (("pool@1", "clean@1"), ("clean-cells@1", "mixture@1"), ("mixture@1", "resampled@1")):
+        assert found.index(earlier) < found.index(later)
+
+
+def test_the_waterfall_counts_the_pools_losses_and_not_the_targets(curated: Curated) -> None:
+    catalog = curated.catalog
+    losses = waterfall(catalog, catalog.snapshot("clean"))
+    assert [(each.snapshot, each.rule, each.documents, each.dropped_documents) for each in losses] == [
+        ("pool-unique@1", "exact", 53, 1),
+        ("pool-dedup@1", "near-duplicate", 52, 1),
+        ("pool-quality@1", "quality:too-short", 51, 1),
+        ("clean@1", "contaminated", 50, 1),
+    ]
+
+
+def test_the_waterfall_loses_nothing_on_its_way(curated: Curated) -> None:
+    catalog = curated.catalog
+    snapshot = catalog.snapshot("resampled")
+    losses = waterfall(catalog, snapshot)
+    assert losses[-1].rule == "resample"
+    for before, after in pairwise(losses):
+        assert after.documents == before.documents - before.dropped_documents
+        assert after.tokens == before.tokens - before.dropped_tokens
+    assert losses[-1].documents - losses[-1].dropped_documents == snapshot.contents.rows
+    (counted,) = sql(catalog, "SELECT sum(n_tokens) AS n FROM documents WHERE snapshot = 'resampled@1'").to_pylist()
+    assert losses[-1].tokens - losses[-1].dropped_tokens == counted["n"]
+
+
+def test_before_anything_was_tokenized_the_waterfall_has_no_tokens_to_tell(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    from catalog.catalog import Catalog
+    from dataops.exact import ExactDedup
+    from tests.dataops.conftest import apply, ingest_rows
+
+    catalog = Catalog.open(tmp_path / "store", create=True)
+    pool = ingest_rows(catalog, tmp_path / "input", [{"text": "same"}, {"text": "same"}], "pool")
+    (loss,) = waterfall(catalog, apply(catalog, ExactDedup(), pool, into="unique"))
+    assert (loss.documents, loss.dropped_documents, loss.tokens, loss.dropped_tokens) == (2, 1, None, None)
+
+
+def test_a_snapshot_without_decisions_has_no_waterfall(curated: Curated) -> None:
+    with pytest.raises(UsageError, match="went through no deciding step"):
+        waterfall(curated.catalog, curated.catalog.snapshot("pool"))

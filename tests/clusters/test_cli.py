@@ -1,0 +1,266 @@
+"""The command line: answers, exit statuses, and errors of one line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from clusters import cli
+from clusters.recipes import load, validate
+from tests.conftest import Curated
+
+ROOT = Path(__file__).parents[2]
+
+
+class Answer:
+    """What a command printed and how it ended."""
+
+    def __init__(self, status: int, out: bytes, err: str):
+        self.status, self.raw, self.out, self.err = status, out, out.decode("utf-8", "replace"), err
+
+
+Tamis = Callable[..., Answer]
+
+
+@pytest.fixture
+def tamis(monkeypatch: pytest.MonkeyPatch, capfdbinary: Any) -> Tamis:
+    """Run a command in this process, as the entry point does."""
+    monkeypatch.delenv("TAMIS_STORE", raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+    def call(*arguments: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["tamis", *map(str, arguments)])
+        capfdbinary.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        sys.stdout.flush()
+        out, err = capfdbinary.readouterr()
+        return Answer(int(end.value.code or 0), out, err.decode())
+
+    return call
+
+
+def test_help_is_quick_and_loads_neither_ray_nor_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['tamis', '--help']\n"
+        "try:\n    from clusters.cli import main; main()\n"
+        "finally:\n    print('LOADED', {'ray', 'torch', 'transformers', 'duckdb', 'pyarrow'} & set(sys.modules))"
+    )
+    seconds = []
+    for _ in range(3):
+        started = time.monotonic()
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        seconds.append(time.monotonic() - started)
+        assert "LOADED set()" in done.stdout
+    for command in ("demo", "specialize", "run", "step", "ls", "show", "log", "sql", "explain", "verify", "generate"):
+        assert re.search(rf"^  {command} ", done.stdout, re.M)
+    assert min(seconds) < 0.5
+
+
+def test_every_command_has_help(tamis: Tamis) -> None:
+    for command in cli.app.registered_commands:
+        name = command.name or command.callback.__name__  # type: ignore[union-attr]
+        answer = tamis(name, "--help")
+        assert (answer.status, answer.err) == (0, "")
+        assert f"Usage: tamis {name}" in answer.out.replace("__main__.py", "tamis")
+
+
+def test_ls_lists_every_snapshot_in_the_order_they_were_made(tamis: Tamis, curated: Curated) -> None:
+    answer = tamis("ls", "--store", curated.store)
+    names = [line.split()[0] for line in answer.out.splitlines()[2:]]
+    made = [each["name"] + "@1" for each in yaml.safe_load(curated.recipe.read_text())["steps"]]
+    assert (answer.status, names) == (0, made)
+
+
+def test_the_store_can_be_named_in_the_environment(
+    tamis: Tamis, curated: Curated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TAMIS_STORE", str(curated.store))
+    assert tamis("ls").out == tamis("ls", "--store", curated.store).out
+
+
+def test_show_tells_settings_figures_stages_and_waterfall(tamis: Tamis, curated: Curated) -> None:
+    out = tamis("show", "pool-dedup", "--store", curated.store).out
+    snapshot = curated.catalog.snapshot("pool-dedup")
+    assert out.startswith(f"pool-dedup@1  documents  {snapshot.id}\n  made by fuzzy-dedup in ")
+    assert '"threshold": 0.8' in out
+    for stage in ("sign", "match", "verify", "resolve", "decide"):
+        assert re.search(rf"^  {stage} .* tasks .* docs .* MB .* s$", out, re.M)
+    assert re.search(r"^  ingested +53 documents", out, re.M)
+    assert re.search(r"^  near-duplicate +-1 documents", out, re.M)
+    assert re.search(r"^  left +51 documents", out, re.M)
+
+
+def test_show_knows_every_kind_of_snapshot(tamis: Tamis, curated: Curated) -> None:
+    for snapshot in curated.catalog.all_snapshots():
+        answer = tamis("show", snapshot.ref, "--store", curated.store)
+        assert answer.status == 0
+        assert answer.out.startswith(f"{snapshot.ref}  {snapshot.contents.kind}  {snapshot.id}")
+
+
+def test_log_draws_the_tree(tamis: Tamis, curated: Curated) -> None:
+    out = tamis("log", "target-clean@1", "--store", curated.store).out.splitlines()
+    assert out[0].startswith("target-clean@1  quality-filter  30 documents")
+    assert out[3].strip().startswith("└─ target@1  ingest  31 documents")
+
+
+def test_sql_answers_in_every_format(tamis: Tamis, curated: Curated) -> None:
+    query = "SELECT snapshot, kind, rows FROM snapshots ORDER BY snapshot"
+    truth = [
+        {"snapshot": each.ref, "kind": each.contents.kind, "rows": each.contents.rows}
+        for each in sorted(curated.catalog.all_snapshots(), key=lambda each: each.ref)
+    ]
+
+    def answer(form: str) -> Answer:
+        return tamis("sql", query, "--format", form, "--store", curated.store)
+
+    assert [json.loads(line) for line in answer("json").out.splitlines()] == truth
+    rows = list(csv.DictReader(io.StringIO(answer("csv").out)))
+    assert rows == [{key: str(value) for key, value in row.items()} for row in truth]
+    assert pq.read_table(io.BytesIO(answer("parquet").raw)).to_pylist() == truth
+    lines = tamis("sql", query, "--store", curated.store).out.splitlines()
+    assert lines[0].split() == ["snapshot", "kind", "rows"]
+    assert [line.split() for line in lines[2:]] == [[str(value) for value in row.values()] for row in truth]
+
+
+def test_explain_tells_what_the_library_tells(tamis: Tamis, curated: Curated) -> None:
+    from catalog.explain import explain
+
+    answer = tamis("explain", curated.ids["near"], "--store", curated.store)
+    assert answer.out == explain(curated.catalog, curated.ids["near"]) + "\n"
+    assert f"kept instead: {curated.ids['kept']}" in answer.out
+
+
+def test_verify_finds_nothing_in_a_good_store_and_the_file_that_was_changed(
+    tamis: Tamis, curated: Curated, tmp_path: Path
+) -> None:
+    good = tamis("verify", "--store", curated.store)
+    assert good.status == 0
+    assert good.out.endswith(": no problems\n")
+    shutil.copytree(curated.store, tmp_path / "store")
+    ref = curated.catalog.snapshot("pool").contents.shards[0].tables["documents"]
+    (tmp_path / "store" / ref.path).write_bytes(b"x" * ref.bytes)
+    bad = tamis("verify", "--store", tmp_path / "store")
+    assert bad.status == 1
+    assert ": 1 problem\n" in bad.out
+    assert f"  {ref.path}: its bytes do not have the sha256 in its name" in bad.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (("ls", "--store", "/nowhere"), 2, "no tamis store at /nowhere: name one with --store DIR or TAMIS_STORE"),
+        (("show", "pol"), 2, "no snapshot named 'pol'"),
+        (("show", "pool@9"), 2, "'pool' has versions 1 to 1, not 9"),
+        (("show", "Pool!"), 2, "'Pool!' is not a snapshot reference"),
+        (("log", "nothing"), 2, "no snapshot named 'nothing'"),
+        (("explain", "xyz"), 2, "'xyz' is not a document id"),
+        (("sql", "SELEC 1"), 1, "the query failed: Parser Error"),
+        (("sql", "DROP TABLE snapshot_rows"), 1, "`tamis sql` only reads: expected one SELECT, got DROP"),
+        (
+            ("sql", "SELECT 1", "--format", "xml"),
+            2,
+            "no output format 'xml'; the formats are table, json",
+        ),
+        (("run", "/nowhere.yaml"), 2, "the recipe /nowhere.yaml can't be read"),
+        (("step", "dedup", "pool"), 2, "no step 'dedup'; did you mean"),
+        (("step", "exact-dedup"), 2, "exact-dedup reads documents; it was given 0"),
+        (("step", "split", "pool", "--set", "start=2", "--set", "stop=1"), 2, "a split from 2.0 to 1.0"),
+        (("step", "split", "pool", "--set", "half"), 2, "--set 'split.half': expected name.setting=value"),
+        (("step", "exact-dedup", "pool", "--executor", "spark"), 2, "no executor 'spark'"),
+        (("submit", "--cluster", "x.yaml"), 2, "nothing to submit"),
+    ],
+)
+def test_an_error_is_one_line_on_standard_error_with_its_exit_status(
+    tamis: Tamis,
+    curated: Curated,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    status: int,
+    message: str,
+) -> None:
+    monkeypatch.setenv("TAMIS_STORE", str(curated.store))
+    answer = tamis(*arguments)
+    assert (answer.status, answer.out) == (status, "")
+    assert answer.err.startswith("tamis: ")
+    assert message in answer.err
+    if not message.startswith("the query failed"):  # DuckDB points at the place in a second line
+        assert answer.err.count("\n") == 1
+    assert "Traceback" not in answer.err
+
+
+@pytest.mark.parametrize(
+    "arguments", [("nothing",), ("show",), ("sql",), ("ls", "--what"), ("verify", "--workers", "0")]
+)
+def test_a_command_line_that_means_nothing_is_exit_status_2(tamis: Tamis, arguments: tuple[str, ...]) -> None:
+    answer = tamis(*arguments)
+    assert answer.status == 2
+    assert "Error: " in answer.err
+    assert "Traceback" not in answer.err
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    from catalog.errors import UsageError
+
+    monkeypatch.setattr(sys, "argv", ["tamis", "--debug", "ls", "--store", "/nowhere"])
+    with pytest.raises(UsageError, match="no tamis store at /nowhere"):
+        cli.main()
+
+
+def test_an_interruption_says_how_to_go_on(tamis: Tamis, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_print_sql", interrupted)
+    answer = tamis("ls")
+    assert (answer.status, answer.err) == (130, "tamis: interrupted; the same command continues where it stopped\n")
+
+
+def test_the_schema_is_json(tamis: Tamis) -> None:
+    assert json.loads(tamis("schema").out)["required"] == ["steps"]
+
+
+def test_the_recipe_that_specialize_prints_is_valid_and_says_what_was_asked(tamis: Tamis, tmp_path: Path) -> None:
+    answer = tamis(
+        "specialize", "--pool", "a.jsonl", "--pool", "b", "--target", "t", "--out", tmp_path / "out", "--tokens", 5000,
+        "--text-column", "body", "--cells", 7, "--print-recipe", "--set", "pool-dedup.threshold=0.7",
+    )  # fmt: skip
+    assert (answer.status, answer.err) == (0, "")
+    (tmp_path / "recipe.yaml").write_text(answer.out)
+    steps = {entry.name: step for entry, step in validate(load(tmp_path / "recipe.yaml"))}
+    assert steps["pool"].paths == (str(Path("a.jsonl").resolve()), str(Path("b").resolve()))  # type: ignore[attr-defined]
+    assert steps["pool"].text_column == "body"  # type: ignore[attr-defined]
+    assert steps["pool-dedup"].threshold == 0.7  # type: ignore[attr-defined]
+    assert (steps["clean-cells"].cells, steps["generic"].tokens) == (7, 5000)  # type: ignore[attr-defined]
+    assert not (tmp_path / "out").exists()
+
+
+def test_run_and_step_make_snapshots_from_the_command_line(tamis: Tamis, tmp_path: Path) -> None:
+    (tmp_path / "texts.jsonl").write_text('{"text": "one text"}\n{"text": "one text"}\n{"text": "another"}\n')
+    (tmp_path / "r.yaml").write_text(
+        f"steps:\n- {{name: raw, step: ingest, with: {{paths: [{tmp_path / 'texts.jsonl'}]}}}}\n"
+    )
+    store = ("--store", tmp_path / "store", "--executor", "local")
+    ran = tamis("run", tmp_path / "r.yaml", *store, "--set", "raw.source=mine")
+    assert (ran.status, ran.out) == (0, "")
+    assert "3 documents" in ran.err
+    assert tamis("step", "exact-dedup", "raw", "--into", "unique", *store).status == 0
+    counted = tamis("sql", "SELECT snapshot, source, count(*) n FROM documents GROUP BY ALL ORDER BY 1", *store[:2])
+    assert [line.split() for line in counted.out.splitlines()[2:]] == [
+        ["raw@1", "mine", "3"],
+        ["unique@1", "mine", "2"],
+    ]
+    assert "[from the catalog]" in tamis("step", "exact-dedup", "raw", "--into", "unique", *store).err

@@ -1,0 +1,132 @@
+"""Running recipes: in order, only what is missing, and nothing at all when something is wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from catalog.catalog import Catalog
+from catalog.errors import BadInput, UnknownReference, UsageError
+from clusters.console import Console, describe, duration
+from clusters.recipes import Recipe, Stated, load, override
+from clusters.runner import _input_bytes, run_recipe, training_group, validate
+from tests.dataops.conftest import prose
+
+PROGRESS = {"step": "s", "stage": "read", "done": 3, "total": 12, "documents": 4200, "bytes": 12_000_000}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    (tmp_path / "texts").mkdir()
+    for i in range(8):
+        (tmp_path / "texts" / f"{i}.txt").write_text(prose(i % 5))
+    return Recipe(
+        entries=(
+            Stated(name="pool", step="ingest", settings={"paths": [str(tmp_path / "texts")]}),
+            Stated(name="unique", step="exact-dedup", inputs=("pool",)),
+            Stated(name="part", step="split", inputs=("unique",), settings={"start": 0.0, "stop": 1.0}),
+        )
+    )
+
+
+def lines_of(recipe: Recipe, tmp_path: Path) -> list[str]:
+    stream = io.StringIO()
+    run_recipe(recipe, store=str(tmp_path / "store"), executor="local", workers=2, console=Console(stream=stream))
+    return stream.getvalue().splitlines()
+
+
+def test_every_entry_becomes_a_snapshot_of_its_name_and_says_what_it_made(recipe: Recipe, tmp_path: Path) -> None:
+    lines = lines_of(recipe, tmp_path)
+    assert [line.split()[0] for line in lines] == ["pool", "unique", "part"]
+    assert "5 documents, 3 dropped" in lines[1]
+    assert Catalog.open(tmp_path / "store").snapshot("part").contents.layers == ("exact", "split")
+
+
+def test_a_recipe_run_again_takes_everything_from_the_catalog(recipe: Recipe, tmp_path: Path) -> None:
+    lines_of(recipe, tmp_path)
+    before = Catalog.open(tmp_path / "store").sequence
+    assert all(line.endswith("[from the catalog]") for line in lines_of(recipe, tmp_path))
+    assert Catalog.open(tmp_path / "store").sequence == before
+
+
+def test_after_a_change_only_what_depends_on_it_runs(recipe: Recipe, tmp_path: Path) -> None:
+    lines_of(recipe, tmp_path)
+    lines = lines_of(override(recipe, ["part.stop=0.5"]), tmp_path)
+    assert [line.endswith("[from the catalog]") for line in lines] == [True, True, False]
+    assert [each.version for each in Catalog.open(tmp_path / "store").snapshots["part"]] == [1, 2]
+
+
+def test_snapshots_of_the_store_are_inputs_too(recipe: Recipe, tmp_path: Path) -> None:
+    lines_of(recipe, tmp_path)
+    further = Recipe(entries=(Stated(name="again", step="exact-dedup", inputs=("pool@1",)),))
+    assert "5 documents" in lines_of(further, tmp_path)[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (["part.stop=7"], UsageError, "expected 0 <= start < stop <= 1"),
+        (["pool.paths=[/nowhere/at/all.txt]"], BadInput, "/nowhere/at/all.txt"),
+        (["pool.text_column=x", "pool.paths=[]"], BadInput, "no input"),
+    ],
+)
+def test_a_recipe_that_is_wrong_anywhere_runs_nothing(
+    recipe: Recipe, tmp_path: Path, change: list[str], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        lines_of(override(recipe, change), tmp_path)
+    assert not (tmp_path / "store").exists() or Catalog.open(tmp_path / "store", create=True).sequence == 0
+
+
+def test_an_input_that_nobody_makes_is_said_before_anything_runs(recipe: Recipe, tmp_path: Path) -> None:
+    wrong = Recipe(entries=(*recipe.entries, Stated(name="x", step="exact-dedup", inputs=("uniqe",))))
+    with pytest.raises(UnknownReference, match="no snapshot named 'uniqe'"):
+        lines_of(wrong, tmp_path)
+    assert Catalog.open(tmp_path / "store", create=True).sequence == 0
+
+
+def test_the_size_that_decides_on_ray_counts_files_in_folders(recipe: Recipe, tmp_path: Path) -> None:
+    size = sum(path.stat().st_size for path in (tmp_path / "texts").iterdir())
+    assert _input_bytes(validate(recipe)) == size > 0
+
+
+def test_neighbouring_trainings_go_together_up_to_the_first_that_needs_one_of_them() -> None:
+    entries = (
+        Stated(name="a", step="pretrain", inputs=("p",), settings={"tokens": 1}),
+        Stated(name="b", step="pretrain", inputs=("p",), settings={"tokens": 2}),
+        Stated(name="c", step="finetune", inputs=("p", "v", "a"), settings={"tokens": 1}),
+        Stated(name="d", step="pretrain", inputs=("p",), settings={"tokens": 3}),
+    )
+    steps = validate(Recipe(entries=entries))
+    assert [entry.name for entry, _ in training_group(steps, 0, {})] == ["a", "b"]
+    made = {"a": None, "b": None}
+    assert [entry.name for entry, _ in training_group(steps, 2, made)] == ["c", "d"]  # type: ignore[arg-type]
+
+
+def test_the_shipped_files_of_a_recipe_are_plain_yaml(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(recipe.to_yaml())
+    assert json.loads(json.dumps(validate(load(tmp_path / "r.yaml"))[2][0].settings)) == {"start": 0.0, "stop": 1.0}
+
+
+def test_progress_tells_counts_rate_and_time_left() -> None:
+    from catalog.run import StageProgress
+
+    text = describe(StageProgress(**PROGRESS, seconds=3.0))  # type: ignore[arg-type]
+    assert text == "read  3/12  4,200 docs  12.0 MB  4.0 MB/s  left 9 s"
+    assert [duration(s) for s in (42, 190, 7500)] == ["42 s", "3 min 10 s", "2 h 5 min"]
+
+
+def test_a_stream_that_is_no_terminal_gets_whole_lines_and_a_quiet_console_none() -> None:
+    from catalog.run import StageProgress
+
+    for quiet in (False, True):
+        stream = io.StringIO()
+        console = Console(stream=stream, quiet=quiet)
+        console.started("pool")
+        console.stage(StageProgress(**PROGRESS, seconds=3.0))  # type: ignore[arg-type]
+        console.done("7 documents", reused=True)
+        expected = "" if quiet else f"  {'pool':<18} 7 documents  [from the catalog]\n"
+        assert stream.getvalue() == expected

@@ -1,0 +1,203 @@
+"""The whole way once: from text files to a folder that transformers loads without this project."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from catalog.catalog import Catalog
+from catalog.query import sql
+from catalog.snapshot import Snapshot
+from clusters.console import Console
+from clusters.screens import continue_text, last_screen, suggestions
+from clusters.specialize import Plan, run_plan, write_export
+from tests.dataops.conftest import TOPICS, live, prose
+
+PLAN = {"tokens": 20_000, "params": 130_000, "vocab_size": 512, "context": 64, "cells": 8}
+SETTINGS = [  # a target of 60 documents needs a larger share for validation and test
+    "train.stop=0.6",
+    "validation.start=0.6",
+    "validation.stop=0.8",
+    "test.start=0.8",
+    "target-train.stop=0.6",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """The plan, what it made, and where it was exported to."""
+
+    plan: Plan
+    snapshots: Mapping[str, Snapshot]
+    store: Path
+    model: Path
+
+
+def write_texts(folder: Path, counts: Mapping[str, int], *, seed: int) -> None:
+    draw = random.Random(seed)
+    folder.mkdir()
+    for topic, count in counts.items():
+        for i in range(count):
+            text = prose(draw.random(), draw.randrange(60, 200), vocabulary=TOPICS[topic])
+            (folder / f"{topic}-{i}.txt").write_text(text)
+
+
+def run_again(plan: Plan, store: Path) -> tuple[dict[str, Snapshot], str]:
+    stream = io.StringIO()
+    made = run_plan(
+        plan,
+        store=str(store),
+        executor="local",
+        workers=2,
+        console=Console(stream=stream),
+        assignments=SETTINGS,
+    )
+    return made, stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    folder = tmp_path_factory.mktemp("specialize")
+    write_texts(folder / "pool", dict.fromkeys(TOPICS, 38), seed=1)
+    write_texts(folder / "target", {"topic-0": 60}, seed=2)
+    plan = Plan(pool=(str(folder / "pool"),), target=(str(folder / "target"),), out=str(folder / "out"), **PLAN)  # type: ignore[arg-type]
+    snapshots, _ = run_again(plan, folder / "store")
+    model = folder / "out" / "model"
+    write_export(Catalog.open(folder / "store"), snapshots["export"], model)
+    return Made(plan=plan, snapshots=snapshots, store=folder / "store", model=model)
+
+
+ALONE = """
+import sys
+sys.meta_path[:] = [finder for finder in sys.meta_path if "__editable__" not in repr(finder)]
+sys.path = {paths!r}
+"""
+
+ELSEWHERE = """
+import json, sys
+for name in ("catalog", "dataops", "training", "clusters"):
+    try:
+        __import__(name)
+    except ImportError:
+        continue
+    sys.exit(f"{name} can be imported here, so this proves nothing")
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+folder, text = sys.argv[1:]
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+with torch.no_grad():
+    logits = model(torch.tensor([tokens])).logits[0]
+print(json.dumps({
+    "class": type(model).__name__, "tokens": tokens, "text": tokenizer.decode(tokens),
+    "end": [model.config.eos_token_id, tokenizer.eos_token_id], "logits": logits.tolist(),
+}))
+"""
+
+
+def without_us() -> list[str]:
+    """The import path of this interpreter less whatever leads to this project."""
+    root = Path(__file__).parents[2]
+    return [each for each in sys.path if each and Path(each).resolve() != root and not each.startswith("__editable__")]
+
+
+def test_transformers_alone_loads_the_export_and_gives_our_logits(made: Made, tmp_path: Path) -> None:
+    from training.folder import read_model
+
+    text = prose(77, 20, vocabulary=TOPICS["topic-0"]) + " naïve 😀 <|endoftext|>"
+    code = ALONE.format(paths=without_us())
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code + ELSEWHERE, str(made.model), text],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    theirs = json.loads(done.stdout.splitlines()[-1])
+    assert theirs["class"] == "LlamaForCausalLM"
+    assert theirs["end"] == [0, 0]
+    assert theirs["text"].startswith(text.split("<")[0])
+    tokens = torch.tensor([theirs["tokens"]])
+    with torch.no_grad():
+        ours = read_model(made.model, device=torch.device("cpu"))(tokens, torch.zeros_like(tokens))[0]
+    np.testing.assert_allclose(np.array(theirs["logits"]), ours.float().numpy(), atol=1e-5)
+
+
+def test_the_second_run_takes_everything_from_the_catalog(made: Made) -> None:
+    before = Catalog.open(made.store).sequence
+    snapshots, said = run_again(made.plan, made.store)
+    assert snapshots == made.snapshots
+    assert Catalog.open(made.store).sequence == before
+    assert all(line.endswith("[from the catalog]") for line in said.splitlines())
+    assert len(said.splitlines()) == len(snapshots)
+
+
+def test_the_export_is_the_model_that_is_best_on_validation(made: Made) -> None:
+    results = made.snapshots["validation-scores"].contents.summary["results"]
+    best = min(results, key=lambda row: row["bits_per_byte"])
+    exported = made.snapshots["export"].contents.summary
+    assert (exported["model"], exported["bits_per_byte"]) == (best["model"], best["bits_per_byte"])
+    assert len(results) == 5
+    assert json.loads((made.model / "config.json").read_text())["vocab_size"] == 512
+
+
+def test_no_document_of_the_target_is_in_two_parts_and_none_is_in_the_pool(made: Made) -> None:
+    rows = sql(
+        Catalog.open(made.store),
+        """SELECT content, list(DISTINCT snapshot ORDER BY snapshot) AS places FROM documents
+        WHERE snapshot IN ('train@1', 'validation@1', 'test@1', 'clean@1') GROUP BY 1""",
+    ).to_pylist()
+    assert all(len(row["places"]) == 1 for row in rows)
+    counted = {name: made.snapshots[name].contents.rows for name in ("train", "validation", "test")}
+    assert sum(counted.values()) == made.snapshots["target-tokens"].contents.rows
+    assert min(counted.values()) > 0
+
+
+def test_most_of_what_was_drawn_is_of_the_targets_topic(made: Made) -> None:
+    catalog = Catalog.open(made.store)
+    shares = {}
+    for snapshot in ("clean-cells", "resampled"):
+        rows = live(catalog, made.snapshots[snapshot], "text")
+        shares[snapshot] = np.mean([row["text"].lower().split()[0] in TOPICS["topic-0"] for row in rows])
+    assert shares["clean-cells"] == pytest.approx(0.25, abs=0.05)
+    assert shares["resampled"] > 1.5 * shares["clean-cells"]
+
+
+def test_the_last_screen_has_waterfall_results_sample_and_commands_that_work(
+    made: Made, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from clusters import cli
+
+    catalog = Catalog.open(made.store)
+    screen = last_screen(catalog, made.snapshots, made.model, store=str(made.store))
+    assert "Where the text went\n  ingested " in screen
+    assert screen.count("95% interval") == 2
+    assert f"exported to {made.model}" in screen
+    for command in suggestions(catalog, made.snapshots, store=str(made.store)):
+        assert command in screen
+        monkeypatch.setattr(sys, "argv", shlex.split(command))
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert (end.value.code or 0) == 0
+        assert capsys.readouterr().out
+
+
+def test_the_store_and_the_exported_folder_continue_a_text_alike(made: Made) -> None:
+    name = made.snapshots["export"].contents.summary["model"]
+    prompt = prose(5, 8, vocabulary=TOPICS["topic-0"])
+    from_store = continue_text(str(made.store), name, prompt, tokens=20, seed=3)
+    assert from_store == continue_text(str(made.store), str(made.model), prompt, tokens=20, seed=3)
+    assert from_store != continue_text(str(made.store), name, prompt, tokens=20, seed=4)
