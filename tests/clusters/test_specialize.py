@@ -31,6 +31,8 @@ SETTINGS = [  # a target of 60 documents needs a larger share for validation and
     "validation.stop=0.8",
     "test.start=0.8",
     "target-train.stop=0.6",
+    "validation-scores.threads=1",  # threads that spin for each other take minutes where the cores are shared
+    "test-scores.threads=1",
 ]
 
 
@@ -93,6 +95,7 @@ for name in ("catalog", "dataops", "training", "clusters"):
         continue
     sys.exit(f"{name} can be imported here, so this proves nothing")
 import torch
+torch.set_num_threads(1)
 from transformers import AutoModelForCausalLM, AutoTokenizer
 folder, text = sys.argv[1:]
 tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -130,6 +133,7 @@ def test_transformers_alone_loads_the_export_and_gives_our_logits(made: Made, tm
     assert theirs["class"] == "LlamaForCausalLM"
     assert theirs["end"] == [0, 0]
     assert theirs["text"].startswith(text.split("<")[0])
+    torch.set_num_threads(1)
     tokens = torch.tensor([theirs["tokens"]])
     with torch.no_grad():
         ours = read_model(made.model, device=torch.device("cpu"))(tokens, torch.zeros_like(tokens))[0]
