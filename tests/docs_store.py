@@ -30,6 +30,10 @@ SETTINGS = (
     *(f"{name}.tokens={TOKENS}" for name in ("generic", "specialized")),
     *(f"{name}.tokens=8000" for name in ("target-only", "generic-tuned", "specialized-tuned")),
 )
+MORE_ARGUMENTS = (
+    *("step", "ingest", "--into", "pool", "--store", "store", "--executor", "local"),
+    *("--set", "paths=[corpus/pool]", "--set", "domain_column=domain", "--set", "url_column=url"),
+)
 SYLLABLES = [a + b for a in "bdfglmnprst" for b in ("a", "el", "in", "or", "u")]
 DOMAINS = ("gardens", "harbours", "kitchens")
 

@@ -83,7 +83,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         invoke(*docs_store.arguments())
         docs_store.write_more(folder)
-        invoke("step", "ingest", "--into", "pool", "--store", "store", "--set", "paths=[corpus/pool]")
+        invoke(*docs_store.MORE_ARGUMENTS)
     return folder / "store"
 
 
