@@ -150,6 +150,12 @@ def test_the_example_script_runs(
     assert "pool-dedup-again@1" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("code", [body for text in TEXTS.values() for body, _ in blocks(text, "python")])
+def test_documented_python_runs(store: Path, code: str) -> None:
+    assert "demo/store" in code
+    exec(code.replace("demo/store", str(store)), {})
+
+
 def test_every_path_of_the_annotated_tree_exists() -> None:
     body = README.partition("<!-- tree -->")[2]
     folder, found = "", []
