@@ -59,6 +59,15 @@ def test_after_a_change_only_what_depends_on_it_runs(recipe: Recipe, tmp_path: P
     assert [each.version for each in Catalog.open(tmp_path / "store").snapshots["part"]] == [1, 2]
 
 
+def test_an_entry_reads_what_this_recipe_made_not_the_newest_of_that_name(recipe: Recipe, tmp_path: Path) -> None:
+    lines_of(recipe, tmp_path)
+    lines_of(override(recipe, ["pool.source=other"]), tmp_path)
+    made = run_recipe(
+        recipe, store=str(tmp_path / "store"), executor="local", workers=1, console=Console(stream=io.StringIO())
+    )
+    assert [each.ref for each in made.values()] == ["pool@1", "unique@1", "part@1"]
+
+
 def test_snapshots_of_the_store_are_inputs_too(recipe: Recipe, tmp_path: Path) -> None:
     lines_of(recipe, tmp_path)
     further = Recipe(entries=(Stated(name="again", step="exact-dedup", inputs=("pool@1",)),))

@@ -82,8 +82,9 @@ def test_what_many_pool_documents_share_convicts_nobody_until_it_is_rare(
 
 
 def test_a_short_quotation_in_a_long_document_stays(catalog: Catalog, ingest: Make, evaluation: Snapshot) -> None:
-    quotation = " ".join(passage(0).split()[:31])  # 19 whole 13-grams
-    pool = ingest([{"text": spliced(4000, quotation, words=900)}, {"text": spliced(4000, passage(0), words=900)}])
+    quoted = passage(0).split()
+    quotations = [" ".join(quoted[:31]), " ".join(quoted[:32])]  # 19 and 20 whole 13-grams
+    pool = ingest([{"text": spliced(4000, quotation, words=900)} for quotation in quotations])
     clean = apply(catalog, Decontaminate(), pool, evaluation, into="clean")
     assert [row["kept"] for row in decisions(catalog, clean)] == [True, False]
 
