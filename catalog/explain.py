@@ -51,8 +51,9 @@ def _find(catalog: Catalog, document: str) -> dict[str, Any]:
         raise UsageError(f"{document!r} is not a document id: expected 4 to 32 hexadecimal digits")
     rows = sql(
         catalog,
-        f"""SELECT DISTINCT id, source, url, n_chars, n_bytes, domain FROM documents_parquet
-        WHERE starts_with(id, '{document}') LIMIT 2""",
+        f"""SELECT id, any_value(source) AS source, any_value(url) AS url, any_value(n_chars) AS n_chars,
+        any_value(n_bytes) AS n_bytes, any_value(domain) AS domain
+        FROM documents_parquet WHERE starts_with(id, '{document}') GROUP BY id ORDER BY id LIMIT 2""",
     ).to_pylist()
     if not rows:
         raise UnknownReference(f"no document whose id begins with {document}; ids are in `select id from documents`")

@@ -8,7 +8,7 @@ from catalog.snapshot import Snapshot
 
 
 def model_card(catalog: Catalog, model: Snapshot, evaluation: Snapshot) -> str:
-    """Markdown with a YAML header, as model hubs read it. Same catalog, same text: no dates, no timings."""
+    """Markdown with a YAML header, as model hubs read it. Same inputs, same text: no dates, timings or versions."""
     summary, results = model.contents.summary, evaluation.contents.summary["results"]
     lines = [
         "---",
@@ -35,7 +35,7 @@ def model_card(catalog: Catalog, model: Snapshot, evaluation: Snapshot) -> str:
         "| --- | --- | --- |",
     ]
     for each in ancestors(catalog, model):
-        lines.append(f"| {each.ref} | {catalog.runs[each.run].step} | `{each.id[:16]}` |")
+        lines.append(f"| {each.name} | {catalog.runs[each.run].step} | `{each.id[:16]}` |")
     lines += [
         "",
         "## Data and licence",
