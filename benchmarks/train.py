@@ -2,7 +2,7 @@
 
     python benchmarks/train.py [--threads 1] [--steps 30]
 
-Both train on the same made-up rows of 256 tokens in bf16 where the CPU multiplies it, 16 rows a step with AdamW, in turns,
+Both train on the same made-up rows of 256 tokens in bf16 where the CPU multiplies it, 16 rows a step, AdamW, in turns,
 three times; medians after a warm-up. One document a row, so that transformers may use its causal path.
 """
 
