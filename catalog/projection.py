@@ -40,6 +40,8 @@ ATTRIBUTES = {
     "domain": schema.DOMAIN,
     "cells": schema.CELLS,
     "draws": schema.DRAWS,
+    "statistics": schema.STATISTICS,
+    "edges": schema.EDGES,
     "quarantine": schema.QUARANTINE,
     "weights": schema.WEIGHTS,
     "scores": schema.EVALUATIONS,

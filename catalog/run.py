@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as distribution_version
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from catalog.catalog import Catalog
 from catalog.fingerprint import canonical, fingerprint
@@ -36,15 +36,19 @@ class Step(Protocol):
     """A frozen dataclass of settings that turns snapshots into the contents of one snapshot.
 
     `verb` names it in recipes and on the command line. Raise `revision` when equal settings give another answer.
-    `evidence` is what else bears identity and is not a setting: the digests of the files that ingestion reads.
     """
 
     verb: ClassVar[str]
     revision: ClassVar[int]
 
-    def evidence(self) -> Any: ...
-
     def build(self, work: Work, *inputs: Snapshot) -> Contents: ...
+
+
+@runtime_checkable
+class ReadsFiles(Protocol):
+    """A step that reads more than snapshots: `evidence`, the digests of its files, bears identity too."""
+
+    def evidence(self) -> Any: ...
 
 
 class Executor(Protocol):
@@ -210,7 +214,8 @@ def _make(step: Step, inputs: Sequence[Snapshot], into: str, work: Work) -> Snap
 
 def identify(step: Step, inputs: Sequence[Snapshot]) -> str:
     """Fingerprint (hex) of a step on given inputs."""
-    return fingerprint({"step": canonical(step), "evidence": step.evidence(), "inputs": [each.id for each in inputs]})
+    evidence = step.evidence() if isinstance(step, ReadsFiles) else None
+    return fingerprint({"step": canonical(step), "evidence": evidence, "inputs": [each.id for each in inputs]})
 
 
 def code_version() -> str:

@@ -59,6 +59,31 @@ CELLS = pa.schema(
     ]
 )
 
+STATISTICS = pa.schema(
+    [
+        ("row", pa.int32()),
+        ("id", pa.string()),
+        *((name, pa.int64()) for name in ("n_chars", "n_bytes", "n_words", "stop_word_count")),
+        *((name, pa.float64()) for name in ("mean_word_length", "mean_line_length")),
+        *((f"{name}_share", pa.float64()) for name in ("alphabetic", "unique_word", "symbol", "digit", "uppercase")),
+        *((f"{name}_line_share", pa.float64()) for name in ("bullet", "ellipsis", "duplicate")),
+        *((f"top_{n}gram_share", pa.float64()) for n in (2, 3, 4)),
+        *((f"duplicate_{n}gram_share", pa.float64()) for n in range(5, 11)),
+    ]
+)
+
+EDGES = pa.schema(
+    [
+        ("left", pa.int64()),
+        ("right", pa.int64()),
+        ("left_id", pa.string()),
+        ("right_id", pa.string()),
+        ("left_n_chars", pa.int32()),
+        ("right_n_chars", pa.int32()),
+        ("similarity", pa.float64()),
+    ]
+)
+
 DRAWS = pa.schema([("row", pa.int32()), ("id", pa.string()), ("window", pa.int32()), ("cell", pa.int32())])
 
 QUARANTINE = pa.schema(

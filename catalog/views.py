@@ -27,6 +27,12 @@ VIEWS = (
     """CREATE VIEW draws AS
     SELECT f.snapshot, c.id, c."window", c.cell
     FROM file_rows f JOIN draws_parquet c ON c.file = f.file WHERE f.tbl = 'draws'""",
+    """CREATE VIEW statistics AS
+    SELECT f.snapshot, q.* EXCLUDE (file, row)
+    FROM file_rows f JOIN statistics_parquet q ON q.file = f.file WHERE f.tbl = 'statistics'""",
+    """CREATE VIEW edges AS
+    SELECT f.snapshot, e.left_id, e.right_id, e.similarity
+    FROM file_rows f JOIN edges_parquet e ON e.file = f.file WHERE f.tbl = 'edges'""",
     """CREATE VIEW quarantine AS
     SELECT f.snapshot, q.path, q.position, q.reason, q.excerpt
     FROM file_rows f JOIN quarantine_parquet q ON q.file = f.file WHERE f.tbl = 'quarantine'""",

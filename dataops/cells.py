@@ -56,9 +56,6 @@ class FitCells:
                 "expected context and cells of at least 1 and branching of at least 2"
             )
 
-    def evidence(self) -> None:
-        """Nothing but its inputs bears on the result."""
-
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """The one input, tokenized, with the table `cells` and the fitted arrays as artifact `cell-model`."""
         (snapshot,) = inputs
@@ -91,9 +88,6 @@ class AssignCells:
 
     verb: ClassVar[str] = "assign-cells"
     revision: ClassVar[int] = 1
-
-    def evidence(self) -> None:
-        """Nothing but its inputs bears on the result."""
 
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """The first input with the table `cells`; the second carries the fitted cells."""

@@ -40,9 +40,6 @@ class Decontaminate:
         if self.ngram < 1:
             raise UsageError(f"n-grams of {self.ngram} words: expected at least 1")
 
-    def evidence(self) -> None:
-        """Nothing but its inputs bears on the result."""
-
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """A decision layer `contaminated` on the first input."""
         pool, *evaluation = inputs

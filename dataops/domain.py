@@ -57,9 +57,6 @@ class TrainClassifier:
                 f"itself only with word_ngrams >= 2 and buckets x dimension >= {ZEROED_BYTES // 4:,}"
             )
 
-    def evidence(self) -> None:
-        """Nothing but its inputs bears on the result."""
-
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """A classifier snapshot: the model file and its report."""
         settings = {"step": self, "folder": str(work.folder)}
@@ -76,9 +73,6 @@ class Classify:
 
     verb: ClassVar[str] = "classify"
     revision: ClassVar[int] = 1
-
-    def evidence(self) -> None:
-        """Nothing but its inputs bears on the result."""
 
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """The first input with its domains; the second is the classifier."""

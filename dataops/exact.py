@@ -28,9 +28,6 @@ class ExactDedup:
     verb: ClassVar[str] = "exact-dedup"
     revision: ClassVar[int] = 1
 
-    def evidence(self) -> None:
-        """Nothing but its inputs bears on the result."""
-
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """A decision layer `exact` on the one snapshot given."""
         (snapshot,) = inputs

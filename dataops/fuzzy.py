@@ -25,6 +25,7 @@ from datasketch import MinHashLSH
 
 from catalog.errors import UsageError
 from catalog.run import Receipt, Task, Work, as_json, file_ref
+from catalog.schema import EDGES
 from catalog.snapshot import Contents, Snapshot
 from catalog.store import Store
 from catalog.tables import read_live, read_table, write_table
@@ -36,17 +37,6 @@ from dataops.kernels.ngrams import shingles
 from dataops.step import counts, decide, extend, layer_name, shard_tasks
 
 BATCH_BYTES = 8 << 20
-EDGES = pa.schema(
-    [
-        ("left", pa.int64()),
-        ("right", pa.int64()),
-        ("left_id", pa.string()),
-        ("right_id", pa.string()),
-        ("left_n_chars", pa.int32()),
-        ("right_n_chars", pa.int32()),
-        ("similarity", pa.float64()),
-    ]
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +62,6 @@ class FuzzyDedup:
                 f"shingle {self.shingle}, permutations {self.permutations}: expected shingles of 1 word or more and at "
                 "least 2 permutations"
             )
-
-    def evidence(self) -> None:
-        """Nothing but its inputs bears on the result."""
 
     @property
     def bands_and_rows(self) -> tuple[int, int]:

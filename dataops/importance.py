@@ -49,9 +49,6 @@ class Weigh:
                 "expected positive numbers, and a share from 0 to 1 for defence"
             )
 
-    def evidence(self) -> None:
-        """Nothing but its inputs bears on the result."""
-
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """A mixture snapshot with the table `weights`."""
         pool, target = (each.require("documents", "cells") for each in inputs)

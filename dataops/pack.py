@@ -45,9 +45,6 @@ class Pack:
         if self.context < 2:
             raise UsageError(f"a context of {self.context} tokens: expected at least 2, one to predict the other from")
 
-    def evidence(self) -> None:
-        """Nothing but its inputs bears on the result."""
-
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """A packs snapshot: one shard a file, with the artifact `tokenizer`."""
         (snapshot,) = inputs

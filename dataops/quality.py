@@ -13,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 import pyarrow as pa
 
+from catalog import schema
 from catalog.run import Receipt, Task, Work, as_json
 from catalog.snapshot import Contents, Snapshot
 from catalog.store import Store
@@ -52,9 +53,6 @@ class QualityFilter:
 
     rules: tuple[Rule, ...] = RULES
 
-    def evidence(self) -> None:
-        """Nothing but its inputs bears on the result."""
-
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """A decision layer `quality` on the one snapshot given."""
         (snapshot,) = inputs
@@ -82,9 +80,8 @@ def _filter(store: Store, task: Task) -> Receipt:
         }
     )
     receipt = decide(store, live.select(["row", "id"]), dropped, layer=task["layer"])
-    table = pa.table(
-        {"row": live["row"], "id": live["id"], **dict(zip(statistics.column_names, statistics, strict=True))}
-    )
+    columns = {name: statistics[name] for name in schema.STATISTICS.names[2:]}
+    table = pa.table({"row": live["row"], "id": live["id"], **columns}).cast(schema.STATISTICS)
     receipt["tables"]["statistics"] = as_json(write_table(store, table))
     receipt["failed"] = {rule.name: rules.count(rule) for rule in task["rules"]}
     receipt["bytes"] = live["text"].nbytes

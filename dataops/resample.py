@@ -39,9 +39,6 @@ class Resample:
         if self.tokens < 1:
             raise UsageError(f"a budget of {self.tokens} tokens: expected at least 1")
 
-    def evidence(self) -> None:
-        """Nothing but its inputs bears on the result."""
-
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """A decision layer `resample` and the table `draws` on the first input."""
         pool, mixture = inputs

@@ -36,9 +36,6 @@ class Split:
         if not 0 <= self.start < self.stop <= 1:
             raise UsageError(f"a split from {self.start} to {self.stop}: expected 0 <= start < stop <= 1")
 
-    def evidence(self) -> None:
-        """Nothing but its inputs bears on the result."""
-
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """A decision layer `split` on the one snapshot given."""
         (snapshot,) = inputs

@@ -45,9 +45,6 @@ class TrainTokenizer:
         if not MIN_VOCAB <= self.vocab_size <= MAX_VOCAB:
             raise UsageError(f"a vocabulary of {self.vocab_size}: expected {MIN_VOCAB} to {MAX_VOCAB}")
 
-    def evidence(self) -> None:
-        """Nothing but its inputs bears on the result."""
-
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """A tokenizer snapshot with the artifact `tokenizer` (tokenizer.json)."""
         settings = {"step": self, "folder": str(work.folder)}
@@ -69,9 +66,6 @@ class Tokenize:
 
     verb: ClassVar[str] = "tokenize"
     revision: ClassVar[int] = 1
-
-    def evidence(self) -> None:
-        """Nothing but its inputs bears on the result."""
 
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """The first input with its tokens; the second is the tokenizer."""

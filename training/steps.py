@@ -55,9 +55,6 @@ class Pretrain:
     threads: int = 1
     checkpoint_every: int = field(default=250, compare=False)
 
-    def evidence(self) -> None:
-        """Nothing but its inputs bears on the result."""
-
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """A model snapshot."""
         return _trained(work, self.job(work, *inputs), inputs[0], threads=self.threads)
@@ -104,9 +101,6 @@ class Finetune:
     threads: int = 1
     checkpoint_every: int = field(default=250, compare=False)
 
-    def evidence(self) -> None:
-        """Nothing but its inputs bears on the result."""
-
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """A model snapshot."""
         return _trained(work, self.job(work, *inputs), inputs[0], threads=self.threads)
@@ -148,9 +142,6 @@ class Evaluate:
     seed: int = 0
     threads: int = 2
 
-    def evidence(self) -> None:
-        """Nothing but its inputs bears on the result."""
-
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """An evaluation snapshot: the table `scores`, one row per model and document, and the figures."""
         documents, *models = inputs
@@ -185,9 +176,6 @@ class Export:
 
     verb: ClassVar[str] = "export"
     revision: ClassVar[int] = 1
-
-    def evidence(self) -> None:
-        """Nothing but its inputs bears on the result."""
 
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """An export snapshot: one artifact a file."""
