@@ -121,7 +121,7 @@ def select(folder: Path, *, workers: int = 2, shard_bytes: int = 20_000) -> Sele
     tokenizer = apply(catalog, TrainTokenizer(vocab_size=512), made["pool"], into="tokenizer", workers=workers)
     for name in ("pool", "target"):
         made[name] = apply(catalog, Tokenize(), made[name], tokenizer, into=f"{name}-tokens", workers=workers)
-    fit = FitCells(context=CONTEXT, cells=8, dimension=16, buckets=1 << 12, sample_windows=400)
+    fit = FitCells(context=CONTEXT, cells=8, dimension=16, buckets=1 << 12, sample_windows=300)
     pool = apply(catalog, fit, made["pool"], into="pool-cells", workers=workers)
     target = apply(catalog, AssignCells(), made["target"], pool, into="target-cells", workers=workers)
     return Selection(catalog=catalog, pool=pool, target=target, tokens=made["pool"])
