@@ -1,4 +1,4 @@
-"""The same curation in this process, on Ray with one worker and on Ray with two: equal snapshot ids, and what each took.
+"""The same curation in this process, on Ray with one worker and with two: equal snapshot ids, and what each took.
 
     python benchmarks/executors.py --pool PATH... --target PATH...
 
