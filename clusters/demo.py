@@ -18,7 +18,7 @@ from clusters.screens import last_screen
 from clusters.specialize import Plan, run_plan, write_export
 
 DEMO_TOKENS = 2_500_000
-QUICK_TOKENS = 500_000
+QUICK_TOKENS = 250_000
 PARAMS = 1_000_000
 
 
