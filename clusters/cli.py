@@ -241,6 +241,7 @@ def submit(
 
 def main() -> None:
     """Entry point: turn our own errors into one line and an exit status."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while they wait starve those that work
     debug = "--debug" in sys.argv
     arguments = one_value_each([argument for argument in sys.argv[1:] if argument != "--debug"])
     try:

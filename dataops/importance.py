@@ -112,7 +112,7 @@ def _weigh(store: Store, task: Task) -> Receipt:
             "pool_share": weights.generic,
             "target_share": weights.target,
             "weight": weights.sampling,
-            "ratio": weights.ratio,
+            "ratio": np.divide(weights.target, generic, out=np.ones(num_cells), where=generic > 0),
             "ratio_low": low,
             "ratio_high": high,
             "epochs": weights.epochs,

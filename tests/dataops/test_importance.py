@@ -53,7 +53,7 @@ def test_cells_like_the_target_are_drawn_more_than_the_pool_would_and_the_others
             assert row["ratio"] > 2
         if topic[row["cell"]] in ("topic-2", "topic-3"):
             assert row["ratio"] < 0.2
-        assert row["ratio"] == pytest.approx(row["weight"] / row["pool_share"])
+        assert row["ratio"] == pytest.approx(row["target_share"] / row["pool_share"])
 
 
 def test_no_cell_is_seen_more_often_than_the_cap_and_the_rest_is_poured_into_the_others(selection: Selection) -> None:
