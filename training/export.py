@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from catalog.errors import BadInput
+from catalog.tokenizer import END_OF_TEXT
 from training.checkpoint import write_folder
 from training.config import ModelConfig
 from training.folder import end_of_text as read_end_of_text
 from training.folder import hf_config, model_config
-
-END_OF_TEXT = "<|endoftext|>"
 
 
 def export(model_dir: Path, *, tokenizer_json: Path, out: Path, card: str) -> Path:
