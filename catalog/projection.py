@@ -226,7 +226,8 @@ TABLES = {
             ("run", pa.string()),
             ("stage", pa.string()),
             ("tasks", pa.int32()),
-            ("documents", pa.int64()),
+            ("rows", pa.int64()),
+            ("unit", pa.string()),
             ("bytes", pa.int64()),
             ("seconds", pa.float64()),
         ]

@@ -68,13 +68,14 @@ class Executor(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class StageProgress:
-    """Where a stage of a run is. `documents` and `bytes` add up the receipts' keys of those names."""
+    """Where a stage of a run is. `rows` counts what the stage goes through, in its `unit`."""
 
     step: str
     stage: str
     done: int
     total: int
-    documents: int
+    rows: int
+    unit: str
     bytes: int
     seconds: float
     note: str = ""
@@ -114,14 +115,19 @@ class Work:
         """Scratch of this run; the same path after a kill, removed after the commit."""
         return self.store.work(self.fingerprint)
 
-    def stage(self, name: str, function: TaskFunction, tasks: Sequence[Task]) -> list[Receipt]:
-        """The receipts of `function` over `tasks`, in task order; tasks with a stored receipt are not run again."""
+    def stage(
+        self, name: str, function: TaskFunction, tasks: Sequence[Task], *, unit: str = "documents"
+    ) -> list[Receipt]:
+        """The receipts of `function` over `tasks`, in task order; tasks with a stored receipt are not run again.
+
+        `unit` names what the stage counts and the key of the receipts that holds the count; sizes are under `bytes`.
+        """
         assert all(name != each["stage"] for each in self.stages), f"two stages named {name!r} in one run"
         started = time.monotonic()
         path = self.folder / f"{name}.receipts.jsonl"
         receipts: dict[int, Receipt] = _read_receipts(path)
         remaining = [index for index in range(len(tasks)) if index not in receipts]
-        documents = sum(receipt.get("documents", 0) for receipt in receipts.values())
+        rows = sum(receipt.get(unit, 0) for receipt in receipts.values())
         size = sum(receipt.get("bytes", 0) for receipt in receipts.values())
 
         def tell() -> None:
@@ -132,7 +138,8 @@ class Work:
                     stage=name,
                     done=len(receipts),
                     total=len(tasks),
-                    documents=documents,
+                    rows=rows,
+                    unit=unit,
                     bytes=size,
                     seconds=seconds,
                 )
@@ -144,12 +151,12 @@ class Work:
                 file.write(json.dumps({"task": remaining[position], "receipt": receipt}) + "\n")
                 file.flush()
                 receipts[remaining[position]] = receipt
-                documents += receipt.get("documents", 0)
+                rows += receipt.get(unit, 0)
                 size += receipt.get("bytes", 0)
                 tell()
         seconds = time.monotonic() - started
         self.stages.append(
-            {"stage": name, "tasks": len(tasks), "documents": documents, "bytes": size, "seconds": seconds}
+            {"stage": name, "tasks": len(tasks), "rows": rows, "unit": unit, "bytes": size, "seconds": seconds}
         )
         return [receipts[index] for index in range(len(tasks))]
 

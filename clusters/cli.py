@@ -245,7 +245,7 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = one_value_each([argument for argument in sys.argv[1:] if argument != "--debug"])
     try:
-        app(args=arguments, standalone_mode=True)
+        app(args=arguments, prog_name="tamis")
     except TamisError as error:
         if debug:
             raise

@@ -66,10 +66,10 @@ class Console:
 
 
 def describe(progress: StageProgress) -> str:
-    """`stage  3/12  4,200 docs  12.0 MB  4.1 MB/s  left 6 s`."""
+    """`stage  3/12  4,200 documents  12.0 MB  4.1 MB/s  left 6 s`."""
     parts = [progress.stage, f"{progress.done}/{progress.total}"]
-    if progress.documents:
-        parts.append(f"{progress.documents:,} docs")
+    if progress.rows:
+        parts.append(f"{progress.rows:,} {progress.unit}")
     if progress.bytes:
         rate = progress.bytes / max(progress.seconds, 1e-9)
         parts.append(f"{progress.bytes / 1e6:.1f} MB  {rate / 1e6:.1f} MB/s")

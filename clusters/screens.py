@@ -61,7 +61,7 @@ def show_screen(catalog: Catalog, reference: str) -> str:
     if run.stages:
         lines.append("stages")
         lines += [
-            f"  {s['stage']:<20} {s['tasks']:>4} tasks  {s['documents']:>10,} docs  {s['bytes'] / 1e6:>8.1f} MB  "
+            f"  {s['stage']:<20} {s['tasks']:>4} tasks  {s['rows']:>10,} {s['unit']:<9}  {s['bytes'] / 1e6:>8.1f} MB  "
             f"{s['seconds']:>7.2f} s"
             for s in run.stages
         ]

@@ -61,17 +61,17 @@ class FitCells:
         (snapshot,) = inputs
         snapshot.require("documents", "documents", "tokens")
         settings = {"step": self, "folder": str(work.folder), "tokenizer": snapshot.artifact("tokenizer")}
-        counted = work.stage("count", _count, shard_tasks(snapshot, **settings))
+        counted = work.stage("count", _count, shard_tasks(snapshot, **settings), unit="windows")
         num_windows = sum(receipt["windows"] for receipt in counted)
         if not num_windows:
             raise UsageError(f"{snapshot.ref} has no live documents for cells; `tamis show` says what took them")
         rate = min(1.0, self.sample_windows / max(num_windows, 1))
-        sampled = work.stage("sample", _sample, shard_tasks(snapshot, rate=rate, **settings))
+        sampled = work.stage("sample", _sample, shard_tasks(snapshot, rate=rate, **settings), unit="windows")
         counts, samples = [r["path"] for r in counted], [r["path"] for r in sampled]
         task = {"counts": counts, "samples": samples, "windows": num_windows, **settings}
-        (fitted,) = work.stage("fit", _fit, [task])
+        (fitted,) = work.stage("fit", _fit, [task], unit="windows")
         model = file_ref(fitted["model"])
-        receipts = work.stage("assign", _assign, shard_tasks(snapshot, model=model, **settings))
+        receipts = work.stage("assign", _assign, shard_tasks(snapshot, model=model, **settings), unit="windows")
         similarities = np.concatenate([np.load(receipt["similarities"]) for receipt in receipts])
         summary = {
             "windows": num_windows,
@@ -95,7 +95,7 @@ class AssignCells:
         snapshot.require("documents", "documents", "tokens")
         model = fitted.artifact("cell-model")
         settings = {"folder": str(work.folder), "tokenizer": snapshot.artifact("tokenizer")}
-        receipts = work.stage("assign", _assign, shard_tasks(snapshot, model=model, **settings))
+        receipts = work.stage("assign", _assign, shard_tasks(snapshot, model=model, **settings), unit="windows")
         summary = {"windows": sum(receipt["windows"] for receipt in receipts)}
         return extend(snapshot, receipts, artifacts={"cell-model": model}, summary=summary)
 
@@ -110,7 +110,7 @@ def _count(store: Store, task: Task) -> Receipt:
     windows = _cut(store, task, step.context)
     path = Path(task["folder"]) / f"count-{task['number']}.npy"
     np.save(path, document_frequency(windows.text, step.buckets))
-    return {"path": str(path), "windows": len(windows), "documents": len(windows), "bytes": windows.text.nbytes}
+    return {"path": str(path), "windows": len(windows), "bytes": windows.text.nbytes}
 
 
 def _sample(store: Store, task: Task) -> Receipt:
@@ -121,7 +121,7 @@ def _sample(store: Store, task: Task) -> Receipt:
     table = pa.table({"text": windows.text.filter(pa.array(chosen))})
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
-    return {"path": str(path), "documents": int(chosen.sum())}
+    return {"path": str(path), "windows": int(chosen.sum())}
 
 
 def window_keys(h64: np.ndarray, window: np.ndarray) -> np.ndarray:
@@ -143,7 +143,7 @@ def _fit(store: Store, task: Task) -> Receipt:
         for level, (centroids, parents) in enumerate(zip(tree.centroids, tree.parents, strict=True)):
             arrays |= {f"centroids.{level}": centroids, f"parents.{level}": parents}
         save_file(arrays, path, metadata={"context": str(step.context)})
-    return {"model": as_json(refs[0]), "cells": tree.num_cells[-1], "documents": len(points)}
+    return {"model": as_json(refs[0]), "cells": tree.num_cells[-1], "windows": len(points)}
 
 
 def _assign(store: Store, task: Task) -> Receipt:
@@ -165,7 +165,6 @@ def _assign(store: Store, task: Task) -> Receipt:
         "tables": {"cells": as_json(write_table(store, pa.table(columns).cast(schema.CELLS)))},
         "similarities": str(path),
         "windows": len(windows),
-        "documents": len(windows),
         "bytes": windows.text.nbytes,
     }
 

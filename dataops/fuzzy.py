@@ -82,9 +82,9 @@ class FuzzyDedup:
         signed = work.stage("sign", _sign, shard_tasks(snapshot, partitions=partitions, **settings))
         files = [receipt["path"] for receipt in signed]
         matches = [{"files": files, "partition": p, **settings} for p in range(partitions)]
-        matched = [receipt["path"] for receipt in work.stage("match", _match, matches)]
+        matched = [receipt["path"] for receipt in work.stage("match", _match, matches, unit="keys")]
         tasks = shard_tasks(snapshot, files=matched, shards=snapshot.contents.shards, **settings)
-        verified = work.stage("verify", _verify, tasks)
+        verified = work.stage("verify", _verify, tasks, unit="pairs")
         edges = [receipt["tables"]["edges"] for receipt in verified]
         (resolved,) = work.stage("resolve", _resolve, [{"edges": edges, **settings}])
         tasks = shard_tasks(snapshot, resolved=resolved["path"], layer=layer, **settings)
@@ -145,7 +145,7 @@ def _match(_: Store, task: Task) -> Receipt:
     pairs = pa.table({"left": left, "right": right})
     path = Path(task["folder"]) / f"match-{task['partition']}.arrow"
     shards = len(task["offsets"]) - 1
-    return {"path": scatter(path, pairs, _shard_of(left, task), shards), "documents": rows.num_rows}
+    return {"path": scatter(path, pairs, _shard_of(left, task), shards), "keys": rows.num_rows}
 
 
 def _verify(store: Store, task: Task) -> Receipt:
@@ -160,7 +160,6 @@ def _verify(store: Store, task: Task) -> Receipt:
     return {
         "tables": {"edges": as_json(write_table(store, edges))},
         "pairs": pairs.num_rows,
-        "documents": pairs.num_rows,
     }
 
 

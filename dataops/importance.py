@@ -60,7 +60,7 @@ class Weigh:
             "target": (target.contents.shards, target.contents.layers),
             "cell-model": pool.artifact("cell-model"),
         }
-        (receipt,) = work.stage("weigh", _weigh, [task])
+        (receipt,) = work.stage("weigh", _weigh, [task], unit="windows")
         artifacts = {"weights": file_ref(receipt["weights"]), "cell-model": pool.artifact("cell-model")}
         return Contents(kind="mixture", artifacts=artifacts, summary=receipt["summary"])
 
@@ -132,4 +132,8 @@ def _weigh(store: Store, task: Task) -> Receipt:
         "pool_tokens": int(pool_tokens.sum()),
         "target_tokens": int(target_tokens.sum()),
     }
-    return {"weights": as_json(write_table(store, table)), "summary": summary, "documents": pool.num_rows}
+    return {
+        "weights": as_json(write_table(store, table)),
+        "summary": summary,
+        "windows": pool.num_rows + target.num_rows,
+    }

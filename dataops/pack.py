@@ -53,15 +53,17 @@ class Pack:
         cells = load_cells(work.store, snapshot.artifact("cell-model")).num_cells
         settings = {"step": self, "folder": str(work.folder), "tokenizer": tokenizer, "cells": cells}
         resampled = any(layer.startswith("resample") for layer in snapshot.contents.layers)
-        measured = work.stage("measure", _measure, shard_tasks(snapshot, resampled=resampled, **settings))
+        measured = work.stage(
+            "measure", _measure, shard_tasks(snapshot, resampled=resampled, **settings), unit="windows"
+        )
         tokens = np.sum([receipt["tokens"] for receipt in measured], axis=0)
         partition = partition_of_cells(tokens).tolist()
         files = max(partition) + 1
         tasks = shard_tasks(snapshot, resampled=resampled, partition=partition, files=files, **settings)
-        gathered = [receipt["path"] for receipt in work.stage("exchange", _exchange, tasks)]
+        gathered = [receipt["path"] for receipt in work.stage("exchange", _exchange, tasks, unit="windows")]
         vocab_size = BpeTokenizer(work.store.local(tokenizer)).vocab_size
         tasks = [{**settings, "paths": gathered, "file": file, "vocab_size": vocab_size} for file in range(files)]
-        receipts = work.stage("pack", _pack, tasks)
+        receipts = work.stage("pack", _pack, tasks, unit="rows")
         shards = tuple(Shard(rows=r["rows"], tables={"pack": file_ref(r["pack"])}) for r in receipts)
         summary = {
             "context": self.context,
@@ -99,7 +101,7 @@ def _measure(store: Store, task: Task) -> Receipt:
     windows = _windows(store, task)
     cells = windows["cell"].to_numpy()
     tokens = np.bincount(cells, windows["n_tokens"].to_numpy(), minlength=task["cells"]).astype(np.int64)
-    return {"tokens": tokens.tolist(), "documents": windows.num_rows}
+    return {"tokens": tokens.tolist(), "windows": windows.num_rows}
 
 
 def _exchange(store: Store, task: Task) -> Receipt:
@@ -137,7 +139,7 @@ def _exchange(store: Store, task: Task) -> Receipt:
     )
     partition = np.asarray(task["partition"])[windows["cell"].to_numpy()]
     path = Path(task["folder"]) / f"exchange-{task['number']}.arrow"
-    return {"path": scatter(path, table, partition, task["files"]), "documents": windows.num_rows}
+    return {"path": scatter(path, table, partition, task["files"]), "windows": windows.num_rows}
 
 
 def _pack(store: Store, task: Task) -> Receipt:
@@ -169,7 +171,6 @@ def _pack(store: Store, task: Task) -> Receipt:
         "pack": as_json(refs[0]),
         "rows": len(cell_of_row),
         "rows_per_cell": np.bincount(cell_of_row, minlength=task["cells"]).tolist(),
-        "documents": len(cell_of_row),
     }
 
 

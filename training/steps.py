@@ -300,7 +300,9 @@ def _trained(work: Work, job: Job, packs: Snapshot, *, threads: int) -> Contents
 
 def _tell(work: Work, stage: str, done: int, total: int, *, note: str) -> None:
     work.listener(
-        StageProgress(step=work.step, stage=stage, done=done, total=total, documents=0, bytes=0, seconds=0.0, note=note)
+        StageProgress(
+            step=work.step, stage=stage, done=done, total=total, rows=0, unit="", bytes=0, seconds=0.0, note=note
+        )
     )
 
 

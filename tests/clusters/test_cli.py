@@ -75,7 +75,7 @@ def test_every_command_has_help(tamis: Tamis) -> None:
         name = command.name or command.callback.__name__  # type: ignore[union-attr]
         answer = tamis(name, "--help")
         assert (answer.status, answer.err) == (0, "")
-        assert f"Usage: tamis {name}" in answer.out.replace("__main__.py", "tamis")
+        assert f"Usage: tamis {name}" in answer.out
 
 
 def test_ls_lists_every_snapshot_in_the_order_they_were_made(tamis: Tamis, curated: Curated) -> None:
@@ -98,7 +98,7 @@ def test_show_tells_settings_figures_stages_and_waterfall(tamis: Tamis, curated:
     assert out.startswith(f"pool-dedup@1  documents  {snapshot.id}\n  made by fuzzy-dedup in ")
     assert '"threshold": 0.8' in out
     for stage in ("sign", "match", "verify", "resolve", "decide"):
-        assert re.search(rf"^  {stage} .* tasks .* docs .* MB .* s$", out, re.M)
+        assert re.search(rf"^  {stage} .* tasks .* (documents|keys|pairs) +[0-9.]+ MB .* s$", out, re.M)
     assert re.search(r"^  ingested +53 documents", out, re.M)
     assert re.search(r"^  near-duplicate +-1 documents", out, re.M)
     assert re.search(r"^  left +51 documents", out, re.M)

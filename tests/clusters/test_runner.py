@@ -15,7 +15,15 @@ from clusters.recipes import Recipe, Stated, load, override
 from clusters.runner import _input_bytes, run_recipe, training_group, validate
 from tests.dataops.conftest import prose
 
-PROGRESS = {"step": "s", "stage": "read", "done": 3, "total": 12, "documents": 4200, "bytes": 12_000_000}
+PROGRESS = {
+    "step": "s",
+    "stage": "read",
+    "done": 3,
+    "total": 12,
+    "rows": 4200,
+    "unit": "documents",
+    "bytes": 12_000_000,
+}
 
 
 @pytest.fixture
@@ -124,7 +132,7 @@ def test_progress_tells_counts_rate_and_time_left() -> None:
     from catalog.run import StageProgress
 
     text = describe(StageProgress(**PROGRESS, seconds=3.0))  # type: ignore[arg-type]
-    assert text == "read  3/12  4,200 docs  12.0 MB  4.0 MB/s  left 9 s"
+    assert text == "read  3/12  4,200 documents  12.0 MB  4.0 MB/s  left 9 s"
     assert [duration(s) for s in (42, 190, 7500)] == ["42 s", "3 min 10 s", "2 h 5 min"]
 
 
