@@ -1,6 +1,5 @@
 """Recipes: a YAML file that names steps, their inputs and their settings; running one makes its snapshots in order.
 
-    store: ./store            (optional)
     steps:
       - name: clean           the snapshot it makes
         step: fuzzy-dedup     a verb of clusters.registry
@@ -40,9 +39,15 @@ class Stated:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Entries in the order they run."""
+    """Entries in the order they run. Raises UsageError for two of one name."""
 
     entries: tuple[Stated, ...]
+
+    def __post_init__(self) -> None:
+        names = [entry.name for entry in self.entries]
+        for name in names:
+            if names.count(name) > 1:
+                raise UsageError(f"the recipe names {name!r} twice; every entry makes its own snapshot")
 
     def to_yaml(self) -> str:
         """The file that `load` reads back."""
@@ -61,18 +66,23 @@ def load(path: Path) -> Recipe:
     """Read a recipe file. Raises BadInput or UsageError naming the entry that is wrong."""
     try:
         body = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"the recipe {path} can't be read: {error}") from error
+    except OSError as error:
+        raise BadInput(f"the recipe {path} can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"the recipe {path} can't be read: it is not UTF-8 text") from error
     except yaml.YAMLError as error:
         raise BadInput(f"the recipe {path} is not YAML: {' '.join(str(error).split())}") from error
+    if isinstance(body, dict):
+        _check_keys(body, ("steps",), f"the recipe {path}")
     if not isinstance(body, dict) or not isinstance(body.get("steps"), list):
         raise BadInput(f"the recipe {path} has no list `steps`; `tamis specialize --print-recipe` writes an example")
     return Recipe(entries=tuple(_stated(entry, path) for entry in body["steps"]))
 
 
 def _stated(entry: Any, path: Path) -> Stated:
-    known = {"name", "step", "from", "with"}
-    if not isinstance(entry, dict) or not {"name", "step"} <= set(entry) or set(entry) - known:
+    if isinstance(entry, dict):
+        _check_keys(entry, ("name", "step", "from", "with"), f"{path}: the entry {entry.get('name', entry)!r}")
+    if not isinstance(entry, dict) or not {"name", "step"} <= set(entry):
         raise BadInput(f"{path}: an entry is {entry!r}; expected the keys name, step, and optionally from and with")
     name, step, inputs, settings = entry["name"], entry["step"], entry.get("from") or [], entry.get("with") or {}
     if not isinstance(name, str) or not NAME.fullmatch(name):
@@ -84,6 +94,12 @@ def _stated(entry: Any, path: Path) -> Stated:
     if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
         raise BadInput(f"{path}: {name}: with is {settings!r}; expected settings, like {{seed: 1}}")
     return Stated(name=name, step=step, inputs=tuple(inputs), settings=settings)
+
+
+def _check_keys(body: Mapping[Any, Any], known: Sequence[str], where: str) -> None:
+    for key in body:
+        if key not in known:
+            raise UsageError(f"{where} has no key {key!r}; its keys: {', '.join(known)}")
 
 
 def override(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
@@ -148,6 +164,7 @@ def schema() -> dict[str, Any]:
         **definitions,
         "type": "object",
         "required": ["steps"],
+        "additionalProperties": False,
         "properties": {"steps": {"type": "array", "items": {"oneOf": entries}}},
     }
 
@@ -156,8 +173,6 @@ def validate(recipe: Recipe) -> list[tuple[Stated, Step]]:
     """Every entry with its step; nothing has run yet. Raises UsageError for the first that is wrong."""
     names = [entry.name for entry in recipe.entries]
     for position, entry in enumerate(recipe.entries):
-        if names.count(entry.name) > 1:
-            raise UsageError(f"the recipe names {entry.name!r} twice; every entry makes its own snapshot")
         for name in entry.inputs:
             if name in names[position:]:
                 raise UsageError(f"{entry.name} reads {name}, which the recipe makes only later: move it up")

@@ -59,7 +59,11 @@ def test_settings_become_the_steps_dataclass_nested_ones_too() -> None:
         ("", "has no list `steps`"),
         ("steps: [pool]", "an entry is 'pool'; expected the keys name, step, and optionally from and with"),
         ("steps: [{name: x}]", "expected the keys name, step"),
-        ("steps: [{name: x, step: split, into: y}]", "expected the keys name, step"),
+        (
+            "steps: [{name: x, step: split, into: y}]",
+            "the entry 'x' has no key 'into'; its keys: name, step, from, with",
+        ),
+        ("store: here\nsteps: []", "has no key 'store'; its keys: steps"),
         ("steps: [{name: Pool, step: split}]", "'Pool' can't name a snapshot: use lower-case letters"),
         ("steps: [{name: 7, step: split}]", "7 can't name a snapshot"),
         ("steps: [{name: x, step: [split]}]", "x: step is ['split']; expected the name of a step"),
@@ -105,7 +109,6 @@ def test_a_file_that_is_not_there_or_not_text_is_bad_input(tmp_path: Path) -> No
         (one("finetune", "a", "b", "c", "d"), "finetune reads packs validation [model]; it was given 4"),
         (one("ingest", "a", paths=["x"]), "ingest reads no snapshot; it was given 1"),
         (one("exact-dedup", "x", name="x"), "x reads x, which the recipe makes only later: move it up"),
-        (Recipe(entries=one("exact-dedup", "a").entries * 2), "the recipe names 'x' twice"),
         (
             Recipe(entries=(*one("exact-dedup", "y").entries, *one("exact-dedup", "a", name="y").entries)),
             "x reads y, which the recipe makes only later: move it up",
@@ -117,6 +120,12 @@ def test_what_a_recipe_gets_wrong_is_said_in_one_line(recipe: Recipe, message: s
         validate(recipe)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_two_entries_of_one_name_are_refused_when_the_file_is_read(tmp_path: Path) -> None:
+    twice = "steps: [{name: x, step: ingest}, {name: x, step: exact-dedup, from: [a]}]"
+    with pytest.raises(UsageError, match="the recipe names 'x' twice"):
+        load(written(tmp_path, twice))
 
 
 def test_the_steps_that_read_several_snapshots_take_as_many_as_they_say() -> None:
@@ -152,6 +161,11 @@ def test_the_schema_is_json_and_accepts_what_validate_accepts() -> None:
     jsonschema.validate(yaml.safe_load(recipe_for(PLAN).to_yaml()), described)
     rules = one("quality-filter", "a", rules=[{"name": "s", "statistic": "n_words", "low": None, "high": 3}])
     jsonschema.validate(yaml.safe_load(rules.to_yaml()), described)
+
+
+def test_the_schema_refuses_keys_beside_steps() -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"steps": [], "store": "here"}, schema())
 
 
 @pytest.mark.parametrize(
