@@ -73,23 +73,19 @@ class Catalog:
             raise UnknownReference(f"{name!r} has versions 1 to {len(versions)}, not {version}")
         return versions[version - 1]
 
-    def by_id(self, snapshot_id: str) -> Snapshot:
-        """Any snapshot with this content. Raises UnknownReference."""
-        for snapshot in self.all_snapshots():
-            if snapshot.id == snapshot_id:
-                return snapshot
-        raise UnknownReference(f"no snapshot with id {snapshot_id} in {self.store.root}")
-
     def made_by(self, run_fingerprint: str) -> list[Snapshot]:
         """What an equal run has produced before, under each of its names, in order of name and version."""
         return [snapshot for snapshot in self.all_snapshots() if snapshot.run == run_fingerprint]
 
     def inputs(self, snapshot: Snapshot) -> list[Snapshot]:
-        """The snapshots that the run of `snapshot` read."""
-        return [self.by_id(each) for each in self.runs[snapshot.run].inputs]
+        """The snapshots that `snapshot` was made from."""
+        return [self.snapshot(each) for each in snapshot.inputs]
 
     def commit(self, name: str, contents: Contents, run: Run, *, inputs: Sequence[Snapshot] = ()) -> Snapshot:
-        """Record `contents` as the next version of `name`. All or nothing; ConflictError when an input is gone."""
+        """Record `contents`, made from `inputs`, as the next version of `name`.
+
+        All or nothing; ConflictError when an input is gone.
+        """
         if not NAME.fullmatch(name):
             raise UsageError(f"{name!r} can't name a snapshot: use lower-case letters, digits, '.', '_' and '-'")
 
@@ -99,7 +95,13 @@ class Catalog:
                 if needed.ref not in {each.ref for each in self.snapshots.get(needed.name, [])}:
                     raise ConflictError(f"{needed.ref}, an input of {name}, left the catalog while the run went on")
             version = len(self.snapshots.get(name, [])) + 1
-            snapshot = Snapshot(name=name, version=version, run=run.fingerprint, contents=contents)
+            snapshot = Snapshot(
+                name=name,
+                version=version,
+                run=run.fingerprint,
+                inputs=tuple(each.ref for each in inputs),
+                contents=contents,
+            )
             return [run_action(run), snapshot_action(snapshot)]
 
         written = self.log.append(build)

@@ -149,7 +149,7 @@ def _packed(catalog: Catalog, name: str) -> list[str]:
             models = [
                 each.ref
                 for each in catalog.all_snapshots()
-                if each.contents.kind == "model" and snapshot.id in catalog.runs[each.run].inputs
+                if each.contents.kind == "model" and snapshot.ref in each.inputs
             ]
             trained = f"; trained from it: {', '.join(models)}" if models else ""
             lines.append(f"  {snapshot.ref}: {rows} segments{trained}")

@@ -68,11 +68,15 @@ class Contents:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """Contents with a name, a version and the run that made them."""
+    """Contents with a name, a version, the run that made them, and the references of the snapshots it read.
+
+    The run knows its inputs by id, which several snapshots may share; `inputs` says which ones were meant.
+    """
 
     name: str
     version: int
     run: str
+    inputs: tuple[str, ...]
     contents: Contents
 
     @property
@@ -144,6 +148,7 @@ def snapshot_from_action(body: Mapping[str, Any]) -> Snapshot:
         name=body["name"],
         version=body["version"],
         run=body["run"],
+        inputs=tuple(body["inputs"]),
         contents=Contents(
             kind=contents["kind"],
             shards=shards,

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from catalog.catalog import Catalog
 from catalog.errors import UnknownReference, UsageError
 from catalog.explain import explain
 from catalog.query import sql
+from catalog.snapshot import Contents
 from tests.conftest import Curated, planted_rows
 
 
@@ -94,3 +99,14 @@ def test_digits_that_no_id_begins_with_are_unknown(curated: Curated) -> None:
 def test_what_is_no_id_is_refused(curated: Curated, given: str) -> None:
     with pytest.raises(UsageError, match="is not a document id: expected 4 to 32 hexadecimal digits"):
         explain(curated.catalog, given)
+
+
+def test_models_trained_from_a_pack_are_those_that_were_given_it_by_name(curated: Curated, tmp_path: Path) -> None:
+    shutil.copytree(curated.store, tmp_path / "store")
+    catalog = Catalog.open(tmp_path / "store")
+    packs = catalog.snapshot("generic-packs")
+    twin = catalog.commit("twin-packs", packs.contents, catalog.runs[packs.run])
+    catalog.commit("model", Contents(kind="model"), replace(catalog.runs[packs.run], inputs=(twin.id,)), inputs=[twin])
+    answer = explain(catalog, curated.ids["good-1"])
+    assert re.search(r"twin-packs@1: \d+ segments; trained from it: model@1$", answer, re.M)
+    assert re.search(r"generic-packs@1: \d+ segments$", answer, re.M)

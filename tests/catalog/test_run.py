@@ -48,6 +48,17 @@ def test_another_name_for_the_same_run_is_given_without_running(catalog):
     assert catalog.sequence == 2
 
 
+def test_lineage_names_the_inputs_that_were_given_not_others_of_equal_content(catalog):
+    executor = Inline()
+    raw, also = (run(Sprout(), into=name, catalog=catalog, executor=executor) for name in ("raw", "also"))
+    one = run(Thin(), also, into="one", catalog=catalog, executor=executor)
+    two = run(Thin(), raw, into="two", catalog=catalog, executor=executor)
+    assert (one.id, one.run) == (two.id, two.run)
+    assert (catalog.inputs(one), catalog.inputs(two)) == ([also], [raw])
+    drawn = sql(catalog, "SELECT snapshot, input FROM lineage ORDER BY ALL").to_pylist()
+    assert drawn == [{"snapshot": "one@1", "input": "also@1"}, {"snapshot": "two@1", "input": "raw@1"}]
+
+
 def test_a_run_that_failed_in_the_middle_goes_on_from_its_receipts(catalog):
     with pytest.raises(RuntimeError, match="power"):
         run(Sprout(shards=5), into="raw", catalog=catalog, executor=Inline(fail_before=3))
