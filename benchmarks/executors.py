@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--pool", nargs="+", required=True)
     parser.add_argument("--target", nargs="+", required=True)
     options = parser.parse_args()
-    plan = Plan(pool=tuple(options.pool), target=tuple(options.target), out="unused")
+    plan = Plan(pool=tuple(options.pool), target=tuple(options.target))
     entries = recipe_for(plan).entries
     before_training = next(i for i, entry in enumerate(entries) if entry.step in TRAINING)
     recipe = Recipe(entries=entries[:before_training])

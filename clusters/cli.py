@@ -81,7 +81,6 @@ def specialize(
     plan = Plan(
         pool=_absolute(pool),
         target=_absolute(target),
-        out=str(out.resolve()),
         tokens=tokens,
         params=params,
         minutes=minutes,
@@ -94,7 +93,12 @@ def specialize(
         sys.stdout.write(override(recipe_for(plan), assignments or []).to_yaml())
         return
     specialize_now(
-        plan, store=store or str(out / "store"), executor=executor, workers=workers, assignments=assignments or []
+        plan,
+        out=out,
+        store=store or str(out / "store"),
+        executor=executor,
+        workers=workers,
+        assignments=assignments or [],
     )
 
 

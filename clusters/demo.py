@@ -11,11 +11,9 @@ from functools import partial as partially
 from multiprocessing import get_context
 from pathlib import Path
 
-from catalog.catalog import Catalog
 from catalog.fingerprint import fingerprint
 from clusters.console import Console, duration
-from clusters.screens import last_screen
-from clusters.specialize import Plan, run_plan, write_export
+from clusters.specialize import Plan, recipe_for, run_and_export
 
 DEMO_TOKENS = 2_500_000
 QUICK_TOKENS = 250_000
@@ -41,15 +39,12 @@ def run_demo(*, store: str, out: Path, target: str, quick: bool, executor: str, 
     plan = Plan(
         pool=corpus.pool,
         target=corpus.target,
-        out=str((out / "model").resolve()),
         tokens=QUICK_TOKENS if quick else DEMO_TOKENS,
         params=PARAMS,
         columns={name: value for name, value in vars(READ_OPTIONS).items() if value is not None},
         classify=True,
     )
-    made = run_plan(plan, store=store, executor=executor, workers=workers, console=console)
-    write_export(Catalog.open(store), made["export"], Path(plan.out))
-    print(last_screen(Catalog.open(store), made, Path(plan.out), store=store))
+    run_and_export(recipe_for(plan), out / "model", store=store, executor=executor, workers=workers, console=console)
     console.title(f"done in {duration(time.monotonic() - started)}")
 
 

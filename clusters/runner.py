@@ -23,16 +23,14 @@ def run_recipe(
     recipe: Recipe, *, store: str, executor: str, workers: int, console: Console | None = None
 ) -> dict[str, Snapshot]:
     """Run the entries in order; what the catalog already has is not run again. Returns the snapshots by name."""
-    from dataops.executors import executor as executor_called
-
     console = console or Console()
     steps = validate(recipe)
-    catalog = Catalog.open(store, create=True)
+    chosen = executor_for(steps, executor, workers=workers)
     names = {entry.name for entry, _ in steps}
-    for name in (name for entry, _ in steps for name in entry.inputs if name not in names):
+    needed = [name for entry, _ in steps for name in entry.inputs if name not in names]
+    catalog = Catalog.open(store, create=not needed)
+    for name in needed:
         catalog.snapshot(name)  # raises where the store has none
-    trains = any(entry.step in TRAINING for entry, _ in steps)
-    chosen = executor_called(executor, workers=workers, num_bytes=_input_bytes(steps), trains=trains)
     made: dict[str, Snapshot] = {}
     for position, (entry, step) in enumerate(steps):
         if chosen.on_ray and entry.step in TRAINING:
@@ -43,6 +41,14 @@ def run_recipe(
         made[entry.name] = run(step, *inputs, into=entry.name, catalog=catalog, executor=chosen, listener=console.stage)
         console.done(facts(made[entry.name]), reused=catalog.sequence == before)
     return made
+
+
+def executor_for(steps: Sequence[tuple[Stated, Step]], kind: str, *, workers: int) -> Executor:
+    """The executor of that kind for these steps. Raises UsageError, and BadInput for an input that can't be read."""
+    from dataops.executors import executor
+
+    trains = any(entry.step in TRAINING for entry, _ in steps)
+    return executor(kind, workers=workers, num_bytes=_input_bytes(steps), trains=trains)
 
 
 def training_group(

@@ -15,8 +15,8 @@ from catalog.catalog import Catalog
 from catalog.errors import UsageError
 from catalog.snapshot import Snapshot
 from clusters.console import Console
-from clusters.recipes import Recipe, Stated, override
-from clusters.runner import run_recipe
+from clusters.recipes import Recipe, Stated, override, validate
+from clusters.runner import executor_for, run_recipe
 from clusters.screens import last_screen
 
 # Sustained training rate of two cores with AVX-512 BF16 (benchmarks/train.py). It turns minutes into tokens the same
@@ -33,7 +33,6 @@ class Plan:
 
     pool: tuple[str, ...]
     target: tuple[str, ...]
-    out: str
     tokens: int | None = None
     params: int = 1_000_000
     minutes: float = 5.0
@@ -144,25 +143,28 @@ def _training(plan: Plan) -> list[Stated]:
     ]
 
 
-def run_plan(
-    plan: Plan, *, store: str, executor: str, workers: int, console: Console, assignments: Sequence[str] = ()
-) -> dict[str, Snapshot]:
-    """Run the plan's recipe in `store` and return its snapshots by name."""
+def specialize_now(
+    plan: Plan, *, out: Path, store: str, executor: str, workers: int, assignments: Sequence[str]
+) -> None:
+    """`tamis specialize`: run the plan, write recipe and model under `out`, print the last screen.
+
+    Settings and inputs are looked at before anything is written. Raises UsageError or BadInput.
+    """
     recipe = override(recipe_for(plan), assignments)
-    return run_recipe(recipe, store=store, executor=executor, workers=workers, console=console)
-
-
-def specialize_now(plan: Plan, *, store: str, executor: str, workers: int, assignments: Sequence[str]) -> None:
-    """`tamis specialize`: run the plan, write recipe and model under its folder, print the last screen."""
-    out = Path(plan.out)
+    executor_for(validate(recipe), executor, workers=workers)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "recipe.yaml").write_text(override(recipe_for(plan), assignments).to_yaml())
+    (out / "recipe.yaml").write_text(recipe.to_yaml())
     console = Console()
     console.title(f"tamis specialize: {training_tokens(plan):,} tokens a model; the recipe is {out / 'recipe.yaml'}")
-    made = run_plan(plan, store=store, executor=executor, workers=workers, console=console, assignments=assignments)
+    run_and_export(recipe, out / "model", store=store, executor=executor, workers=workers, console=console)
+
+
+def run_and_export(recipe: Recipe, model: Path, *, store: str, executor: str, workers: int, console: Console) -> None:
+    """Run the recipe of a plan, write the best model to the folder `model`, print the last screen."""
+    made = run_recipe(recipe, store=store, executor=executor, workers=workers, console=console)
     catalog = Catalog.open(store)
-    write_export(catalog, made["export"], out / "model")
-    print(last_screen(catalog, made, out / "model", store=store))
+    write_export(catalog, made["export"], model)
+    print(last_screen(catalog, made, model, store=store))
 
 
 def write_export(catalog: Catalog, exported: Snapshot, folder: Path) -> None:

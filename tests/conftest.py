@@ -62,7 +62,6 @@ def curated(tmp_path_factory: pytest.TempPathFactory) -> Curated:
     plan = Plan(
         pool=(str(folder / "pool.jsonl"),),
         target=(str(folder / "target.jsonl"),),
-        out=str(folder / "out"),
         tokens=4_000,
         cells=4,
         context=64,

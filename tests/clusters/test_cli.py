@@ -248,6 +248,27 @@ def test_the_recipe_that_specialize_prints_is_valid_and_says_what_was_asked(tami
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--pool", "nowhere"), "nowhere"),
+        (("--text-column", "body"), "no column 'body'"),
+        (("--set", "pool-dedup.treshold=0.7"), "fuzzy-dedup has no setting 'treshold'"),
+        (("--params", "100000"), "--params 100,000 is too small"),
+        (("--executor", "spark"), "no executor 'spark'"),
+    ],
+)
+def test_a_specialize_that_is_refused_leaves_nothing_behind(
+    tamis: Tamis, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    (tmp_path / "texts.jsonl").write_text('{"text": "one text"}\n')
+    usual = ("--pool", tmp_path / "texts.jsonl", "--target", tmp_path / "texts.jsonl")
+    answer = tamis("specialize", *usual, "--out", tmp_path / "out", *arguments)
+    assert (answer.status, answer.out) == (2, "")
+    assert message in answer.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_run_and_step_make_snapshots_from_the_command_line(tamis: Tamis, tmp_path: Path) -> None:
     (tmp_path / "texts.jsonl").write_text('{"text": "one text"}\n{"text": "one text"}\n{"text": "another"}\n')
     (tmp_path / "r.yaml").write_text(

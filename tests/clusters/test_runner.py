@@ -95,14 +95,19 @@ def test_a_recipe_that_is_wrong_anywhere_runs_nothing(
 ) -> None:
     with pytest.raises(error, match=message):
         lines_of(override(recipe, change), tmp_path)
-    assert not (tmp_path / "store").exists() or Catalog.open(tmp_path / "store", create=True).sequence == 0
+    assert not (tmp_path / "store").exists()
 
 
 def test_an_input_that_nobody_makes_is_said_before_anything_runs(recipe: Recipe, tmp_path: Path) -> None:
     wrong = Recipe(entries=(*recipe.entries, Stated(name="x", step="exact-dedup", inputs=("uniqe",))))
+    with pytest.raises(UsageError, match="no tamis store at"):
+        lines_of(wrong, tmp_path)
+    assert not (tmp_path / "store").exists()
+    lines_of(recipe, tmp_path)
+    before = Catalog.open(tmp_path / "store").sequence
     with pytest.raises(UnknownReference, match="no snapshot named 'uniqe'"):
         lines_of(wrong, tmp_path)
-    assert Catalog.open(tmp_path / "store", create=True).sequence == 0
+    assert Catalog.open(tmp_path / "store").sequence == before
 
 
 def test_the_size_that_decides_on_ray_counts_files_in_folders(recipe: Recipe, tmp_path: Path) -> None:

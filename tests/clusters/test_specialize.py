@@ -20,8 +20,10 @@ from catalog.catalog import Catalog
 from catalog.query import sql
 from catalog.snapshot import Snapshot
 from clusters.console import Console
+from clusters.recipes import override
+from clusters.runner import run_recipe
 from clusters.screens import continue_text, last_screen, suggestions
-from clusters.specialize import Plan, run_plan, write_export
+from clusters.specialize import Plan, recipe_for, write_export
 from tests.dataops.conftest import TOPICS, live, prose
 
 PLAN = {"tokens": 20_000, "params": 130_000, "vocab_size": 512, "context": 64, "cells": 8}
@@ -57,14 +59,8 @@ def write_texts(folder: Path, counts: Mapping[str, int], *, seed: int) -> None:
 
 def run_again(plan: Plan, store: Path) -> tuple[dict[str, Snapshot], str]:
     stream = io.StringIO()
-    made = run_plan(
-        plan,
-        store=str(store),
-        executor="local",
-        workers=2,
-        console=Console(stream=stream),
-        assignments=SETTINGS,
-    )
+    recipe = override(recipe_for(plan), SETTINGS)
+    made = run_recipe(recipe, store=str(store), executor="local", workers=2, console=Console(stream=stream))
     return made, stream.getvalue()
 
 
@@ -73,7 +69,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("specialize")
     write_texts(folder / "pool", dict.fromkeys(TOPICS, 38), seed=1)
     write_texts(folder / "target", {"topic-0": 60}, seed=2)
-    plan = Plan(pool=(str(folder / "pool"),), target=(str(folder / "target"),), out=str(folder / "out"), **PLAN)  # type: ignore[arg-type]
+    plan = Plan(pool=(str(folder / "pool"),), target=(str(folder / "target"),), **PLAN)  # type: ignore[arg-type]
     snapshots, _ = run_again(plan, folder / "store")
     model = folder / "out" / "model"
     write_export(Catalog.open(folder / "store"), snapshots["export"], model)
