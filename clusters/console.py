@@ -23,6 +23,7 @@ class Console:
     quiet: bool = False
     _name: str = ""
     _step_started: float = 0.0
+    _bytes: int = 0
     _last: float = 0.0
     _width: int = 0
 
@@ -32,10 +33,11 @@ class Console:
 
     def started(self, name: str) -> None:
         """A step begins."""
-        self._name, self._step_started, self._last = name, time.monotonic(), time.monotonic()
+        self._name, self._step_started, self._last, self._bytes = name, time.monotonic(), time.monotonic(), 0
 
     def stage(self, progress: StageProgress) -> None:
         """A stage moved on."""
+        self._bytes = max(self._bytes, progress.bytes)
         self.update(describe(progress))
 
     def update(self, text: str) -> None:
@@ -52,12 +54,14 @@ class Console:
             self._say(line)
 
     def done(self, facts: str, *, reused: bool) -> None:
-        """The running step is done: what it made, in how long."""
+        """The running step is done: what it made, in how long, and the rate of the stage that read most."""
         seconds = time.monotonic() - self._step_started
-        took = "from the catalog" if reused else f"{seconds:.1f} s"
+        took = f"{seconds:.1f} s"
+        if self._bytes:
+            took += f", {self._bytes / 1e6 / max(seconds, 1e-9):.1f} MB/s"
         if self.stream.isatty() and not self.quiet:
             self.stream.write("\r" + " " * self._width + "\r")
-        self._say(f"  {self._name:<18} {facts}  [{took}]")
+        self._say(f"  {self._name:<18} {facts}  [{'from the catalog' if reused else took}]")
 
     def _say(self, line: str) -> None:
         if not self.quiet:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,21 @@ def test_progress_tells_counts_rate_and_time_left() -> None:
     text = describe(StageProgress(**PROGRESS, seconds=3.0))  # type: ignore[arg-type]
     assert text == "read  3/12  4,200 documents  12.0 MB  4.0 MB/s  left 9 s"
     assert [duration(s) for s in (42, 190, 7500)] == ["42 s", "3 min 10 s", "2 h 5 min"]
+
+
+def test_the_last_line_of_a_step_has_time_and_the_rate_of_what_it_read() -> None:
+    from catalog.run import StageProgress
+
+    stream = io.StringIO()
+    console = Console(stream=stream)
+    console.started("pool")
+    console.stage(StageProgress(**PROGRESS, seconds=3.0))  # type: ignore[arg-type]
+    console.done("7 documents", reused=False)
+    console.started("packs")
+    console.done("3 rows", reused=False)
+    first, second = stream.getvalue().splitlines()
+    assert re.fullmatch(r"  pool +7 documents  \[0\.0 s, [0-9.]+ MB/s\]", first)
+    assert second.endswith("3 rows  [0.0 s]")
 
 
 def test_a_stream_that_is_no_terminal_gets_whole_lines_and_a_quiet_console_none() -> None:
