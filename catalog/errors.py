@@ -41,4 +41,4 @@ class CorruptStore(TamisError):
 
 
 class QueryError(TamisError):
-    """DuckDB refused the query; its own message follows."""
+    """The SQL was refused, because it is not one SELECT, or failed in DuckDB, whose message follows."""

@@ -119,7 +119,7 @@ def run_command(
 
 @app.command("step")
 def step_command(
-    verb: Annotated[str, typer.Argument(help="A step, for example fuzzy-dedup; a wrong one lists what there is.")],
+    verb: Annotated[str, typer.Argument(help="A step, for example fuzzy-dedup; an unknown word lists all.")],
     inputs: Annotated[list[str] | None, typer.Argument(help="Snapshots it reads, name or name@version.")] = None,
     into: Annotated[str, typer.Option("--into", help="Name of the snapshot it makes.")] = "",
     store: StoreOption = STORE,
@@ -285,6 +285,8 @@ def _print_sql(store: str, query: str, output_format: str) -> None:
 
     if output_format not in queries.FORMATS:
         raise UsageError(f"no output format {output_format!r}; the formats are {', '.join(queries.FORMATS)}")
+    if output_format == "parquet" and sys.stdout.isatty():
+        raise UsageError("Parquet is not for a terminal: write it to a file, like --format parquet > rows.parquet")
     queries.print_result(queries.sql(_catalog(store), query), output_format)
 
 

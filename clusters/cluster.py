@@ -61,8 +61,10 @@ def load(path: Path) -> Cluster:
     """Read a cluster file. Raises BadInput or UsageError naming the key that is wrong."""
     try:
         body = yaml.safe_load(path.read_text()) or {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"the cluster file {path} can't be read: {error}") from error
+    except OSError as error:
+        raise BadInput(f"the cluster file {path} can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"the cluster file {path} can't be read: it is not UTF-8 text") from error
     except yaml.YAMLError as error:
         raise BadInput(f"the cluster file {path} is not one YAML document: {' '.join(str(error).split())}") from error
     if not isinstance(body, dict):

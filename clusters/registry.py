@@ -55,10 +55,13 @@ INPUTS = {
 
 
 def step_class(verb: str) -> type[Any]:
-    """The dataclass behind a verb. Raises UsageError with the nearest verbs."""
+    """The dataclass behind a verb. Raises UsageError with the nearest verbs, or all and what they read."""
     if verb not in STEPS:
-        close = difflib.get_close_matches(verb, STEPS, n=2) or list(STEPS)
-        raise UsageError(f"no step {verb!r}; did you mean {' or '.join(close)}?")
+        close = difflib.get_close_matches(verb, STEPS, n=2)
+        if close:
+            raise UsageError(f"no step {verb!r}; did you mean {' or '.join(close)}?")
+        listed = "\n".join(f"  {each:<18} {names or 'files'}" for each, names in INPUTS.items())
+        raise UsageError(f"no step {verb!r}; the steps and what they read:\n{listed}")
     module, _, name = STEPS[verb].partition(":")
     cls: type[Any] = getattr(import_module(module), name)
     return cls

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import json
+import os
+import shlex
+import shutil
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from catalog.catalog import Catalog
 from catalog.lineage import Loss, waterfall
-from catalog.query import sql
+from catalog.query import render, sql
 from catalog.snapshot import Snapshot
 
 BEFORE = ("specialized", "generic")
 AFTER = ("specialized-tuned", "generic-tuned")
+POOL_RULES = ("pool-unique", "pool-dedup", "pool-quality", "clean")  # what takes documents from the pool for good
 
 
 def facts(snapshot: Snapshot) -> str:
@@ -54,10 +60,9 @@ def show_screen(catalog: Catalog, reference: str) -> str:
         f"{snapshot.ref}  {snapshot.contents.kind}  {snapshot.id}",
         f"  made by {run.step} in {run.seconds:.1f} s (tamis {run.code}) from "
         + (", ".join(each.ref for each in catalog.inputs(snapshot)) or "files"),
-        f"  settings {json.dumps({k: v for k, v in run.parameters.items() if k not in ('is', 'revision')})}",
-        "figures",
     ]
-    lines += [f"  {key:<28} {value}" for key, value in snapshot.contents.summary.items()]
+    for title, values in (("settings", _settings(run.parameters)), ("figures", snapshot.contents.summary)):
+        lines += [title, *_aligned(values)] if values else []
     if run.stages:
         lines.append("stages")
         lines += [
@@ -67,8 +72,41 @@ def show_screen(catalog: Catalog, reference: str) -> str:
         ]
     if snapshot.contents.layers:
         lines += ["waterfall", waterfall_table(waterfall(catalog, snapshot))]
-    lines += ["files", *(f"  {name:<20} {ref.path}" for name, ref in snapshot.contents.artifacts.items())]
+    if snapshot.contents.artifacts:
+        lines += ["files", *_aligned({name: ref.path for name, ref in snapshot.contents.artifacts.items()})]
     return "\n".join(lines)
+
+
+def _settings(value: Any) -> Any:
+    """Settings as they are written in a recipe: without the marks that make them an identity."""
+    if isinstance(value, Mapping):
+        return {name: _settings(each) for name, each in value.items() if name not in ("is", "revision")}
+    return [_settings(each) for each in value] if isinstance(value, list) else value
+
+
+def _aligned(values: Mapping[str, Any], margin: str = "  ") -> list[str]:
+    """A line for each value; what is nested stands below its name, several of a kind as a table."""
+    lines = []
+    for name, value in values.items():
+        below = margin + "  "
+        if isinstance(value, Mapping) and value and all(isinstance(each, Mapping) for each in value.values()):
+            value = [{"": key, **each} for key, each in value.items()]
+        if isinstance(value, list) and value and isinstance(value[0], Mapping):
+            table = render(pa.Table.from_pylist(value)).splitlines()
+            lines += [margin + name, *(below + row for row in table)]
+        elif isinstance(value, Mapping) and value:
+            lines += [margin + name, *_aligned(value, below)]
+        else:
+            lines.append(f"{margin}{name:<{30 - len(margin)}} {_readable(value)}")
+    return lines
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        return ", ".join(map(_readable, value)) or "none"
+    return "none" if value is None or value == {} else str(value)
 
 
 def waterfall_table(losses: list[Loss]) -> str:
@@ -102,7 +140,7 @@ def last_screen(catalog: Catalog, made: Mapping[str, Snapshot], model: Path, *, 
     lines += [
         "",
         "A sample, after the prompt in brackets",
-        f"  [{prompt}] " + _indent(continue_text(store, best, prompt)),
+        f"  [{prompt}] " + _indent(continue_text(store, made[best].ref, prompt)),
     ]
     lines += ["", "To look further", *(f"  {command}" for command in suggestions(catalog, made, store=store))]
     return "\n".join(lines)
@@ -132,20 +170,31 @@ def verdict(row: Mapping[str, Any]) -> str:
 
 
 def suggestions(catalog: Catalog, made: Mapping[str, Snapshot], *, store: str) -> list[str]:
-    """Commands that work when pasted."""
+    """Shell commands that work where this one was given."""
+    tamis, at = program(), f"--store {shlex.quote(store)}"
+    model = made[made["export"].contents.summary["model"]].ref
+    rules = ", ".join(f"'{made[name].ref}'" for name in POOL_RULES)
     dropped = sql(
         catalog,
-        "SELECT id FROM decisions WHERE rule = 'near-duplicate' AND similarity < 1 ORDER BY similarity, id LIMIT 1",
+        "SELECT id FROM decisions WHERE snapshot = ? AND rule = 'near-duplicate' ORDER BY similarity, id LIMIT 1",
+        [made["pool-dedup"].ref],
     )
-    document = dropped["id"][0].as_py() if dropped.num_rows else None
-    at = f"--store {store}"
+    explained = [f"{tamis} explain {at} {document}" for document in dropped["id"].to_pylist()]
     return [
-        f'tamis sql {at} "select rule, count(*) docs, sum(n_tokens) tokens from decisions group by all order by docs"',
-        f"tamis explain {at} {document}" if document else f"tamis ls {at}",
-        f"tamis log {at} {made['export'].contents.summary['model']}",
-        f"tamis show {at} mixture",
-        f'tamis generate {at} {made["export"].contents.summary["model"]} "The function returns"',
+        f'{tamis} sql {at} "select rule, count(*) docs, sum(n_tokens) tokens from decisions '
+        f'where not kept and snapshot in ({rules}) group by all order by docs desc"',
+        *explained,
+        f"{tamis} show {at} {made['resampled'].ref}",
+        f"{tamis} log {at} {model}",
+        f'{tamis} generate {at} {model} "The function returns"',
     ]
+
+
+def program() -> str:
+    """What a shell calls this program: its name, or its path where the environment is not activated."""
+    if shutil.which("tamis"):
+        return "tamis"
+    return shlex.quote(os.path.relpath(Path(sys.executable).with_name("tamis")))
 
 
 def continue_text(

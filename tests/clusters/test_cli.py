@@ -20,6 +20,7 @@ import yaml
 
 from clusters import cli
 from clusters.recipes import load, validate
+from clusters.registry import STEPS
 from tests.conftest import Curated
 
 ROOT = Path(__file__).parents[2]
@@ -96,12 +97,21 @@ def test_show_tells_settings_figures_stages_and_waterfall(tamis: Tamis, curated:
     out = tamis("show", "pool-dedup", "--store", curated.store).out
     snapshot = curated.catalog.snapshot("pool-dedup")
     assert out.startswith(f"pool-dedup@1  documents  {snapshot.id}\n  made by fuzzy-dedup in ")
-    assert '"threshold": 0.8' in out
+    assert re.search(r"^settings$.*^  threshold +0.8$.*^figures$.*^  verified_pairs +1$", out, re.M | re.S)
     for stage in ("sign", "match", "verify", "resolve", "decide"):
         assert re.search(rf"^  {stage} .* tasks .* (documents|keys|pairs) +[0-9.]+ MB .* s$", out, re.M)
     assert re.search(r"^  ingested +53 documents", out, re.M)
     assert re.search(r"^  near-duplicate +-1 documents", out, re.M)
     assert re.search(r"^  left +51 documents", out, re.M)
+
+
+def test_show_rounds_figures_and_sets_nested_ones_as_lines_or_tables(tamis: Tamis, curated: Curated) -> None:
+    quality = tamis("show", "pool-quality", "--store", curated.store).out
+    assert re.search(r"^  rules\n +high +low +name +statistic\n", quality, re.M)
+    assert re.search(r"^  dropped_by_rule\n(    .+\n)*    too-short +1$", quality, re.M)
+    assert "{" not in quality
+    mixture = tamis("show", "mixture", "--store", curated.store).out
+    assert re.search(r"^  effective_sample_size +\d\.\d{1,5}$", mixture, re.M)
 
 
 def test_show_knows_every_kind_of_snapshot(tamis: Tamis, curated: Curated) -> None:
@@ -175,7 +185,7 @@ def test_verify_finds_nothing_in_a_good_store_and_the_file_that_was_changed(
             2,
             "no output format 'xml'; the formats are table, json",
         ),
-        (("run", "/nowhere.yaml"), 2, "the recipe /nowhere.yaml can't be read"),
+        (("run", "/nowhere.yaml"), 2, "the recipe /nowhere.yaml can't be read: No such file or directory"),
         (("step", "dedup", "pool"), 2, "no step 'dedup'; did you mean"),
         (("step", "exact-dedup"), 2, "exact-dedup reads documents; it was given 0"),
         (("step", "split", "pool", "--set", "start=2", "--set", "stop=1"), 2, "a split from 2.0 to 1.0"),
@@ -200,6 +210,22 @@ def test_an_error_is_one_line_on_standard_error_with_its_exit_status(
     if not message.startswith("the query failed"):  # DuckDB points at the place in a second line
         assert answer.err.count("\n") == 1
     assert "Traceback" not in answer.err
+
+
+def test_an_unknown_step_lists_the_steps_and_what_they_read(tamis: Tamis) -> None:
+    answer = tamis("step", "nosuch")
+    assert answer.status == 2
+    assert re.findall(r"^  (\S+) ", answer.err, re.M) == list(STEPS)
+    assert re.search(r"^  finetune +packs validation \[model\]$", answer.err, re.M)
+
+
+def test_parquet_does_not_go_to_a_terminal(tamis: Tamis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    answer = tamis("sql", "SELECT 1", "--format", "parquet")
+    assert (answer.status, answer.out) == (2, "")
+    assert answer.err == (
+        "tamis: Parquet is not for a terminal: write it to a file, like --format parquet > rows.parquet\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_a_file_that_is_not_keys_and_values_is_refused_in_one_line(tmp_path, tex
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(BadInput, match=r"nothing\.yaml can't be read"):
+    with pytest.raises(BadInput, match=r"nothing\.yaml can't be read: No such file"):
         load(tmp_path / "nothing.yaml")
 
 

@@ -17,12 +17,13 @@ import pytest
 import torch
 
 from catalog.catalog import Catalog
+from catalog.lineage import waterfall
 from catalog.query import sql
 from catalog.snapshot import Snapshot
 from clusters.console import Console
 from clusters.recipes import override
 from clusters.runner import run_recipe
-from clusters.screens import continue_text, last_screen, suggestions
+from clusters.screens import continue_text, last_screen, program, suggestions
 from clusters.specialize import Plan, recipe_for, write_export
 from tests.dataops.conftest import TOPICS, live, prose
 
@@ -66,7 +67,7 @@ def run_again(plan: Plan, store: Path) -> tuple[dict[str, Snapshot], str]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    folder = tmp_path_factory.mktemp("specialize")
+    folder = tmp_path_factory.mktemp("a place with spaces")
     write_texts(folder / "pool", dict.fromkeys(TOPICS, 38), seed=1)
     write_texts(folder / "target", {"topic-0": 60}, seed=2)
     plan = Plan(pool=(str(folder / "pool"),), target=(str(folder / "target"),), **PLAN)  # type: ignore[arg-type]
@@ -176,23 +177,36 @@ def test_most_of_what_was_drawn_is_of_the_targets_topic(made: Made) -> None:
     assert shares["resampled"] > 1.5 * shares["clean-cells"]
 
 
-def test_the_last_screen_has_waterfall_results_sample_and_commands_that_work(
-    made: Made, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_last_screen_has_waterfall_results_sample_and_commands_that_a_shell_runs(
+    made: Made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from clusters import cli
-
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")  # the environment is not activated
     catalog = Catalog.open(made.store)
     screen = last_screen(catalog, made.snapshots, made.model, store=str(made.store))
     assert "Where the text went\n  ingested " in screen
     assert screen.count("95% interval") == 2
     assert f"exported to {made.model}" in screen
+    answers = {}
     for command in suggestions(catalog, made.snapshots, store=str(made.store)):
         assert command in screen
-        monkeypatch.setattr(sys, "argv", shlex.split(command))
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        assert (end.value.code or 0) == 0
-        assert capsys.readouterr().out
+        done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), command
+        answers[shlex.split(command)[1]] = done.stdout
+    assert answers.keys() >= {"sql", "show", "log", "generate"}
+    taken = {line.split()[0]: int(line.split()[1]) for line in answers["sql"].splitlines()[2:]}
+    losses = waterfall(catalog, made.snapshots["clean"])
+    assert taken == {loss.rule: loss.dropped_documents for loss in losses}
+
+
+def test_a_program_on_the_path_is_called_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "my env" / "bin" / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert program() == "'my env/bin/tamis'"
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "tamis").touch(mode=0o755)
+    assert program() == "tamis"
 
 
 def test_the_store_and_the_exported_folder_continue_a_text_alike(made: Made) -> None:
