@@ -355,7 +355,10 @@ def _file_rows(catalog: Catalog) -> Iterable[dict[str, Any]]:
 
 
 def _layer_rows(catalog: Catalog, known: Mapping[tuple[str, str], str]) -> Iterable[dict[str, Any]]:
-    """Each decision file once, under the snapshot that brought it."""
+    """Each layer of decisions once, under the snapshot that brought it.
+
+    Its name and all its files tell a layer: on a shard where two steps in turn drop nothing, both wrote the same file.
+    """
     seen = set()
     in_order = [
         action["snapshot"] for commit in catalog.log.refresh() for action in commit.actions if "snapshot" in action
@@ -363,17 +366,17 @@ def _layer_rows(catalog: Catalog, known: Mapping[tuple[str, str], str]) -> Itera
     for body in in_order:
         snapshot = catalog.snapshot(f"{body['name']}@{body['version']}")
         for layer in snapshot.contents.layers:
-            for shard in snapshot.contents.shards:
-                file = shard.tables[layer]
+            files = tuple(shard.tables[layer].path for shard in snapshot.contents.shards)
+            if (layer, files) in seen:
+                continue
+            seen.add((layer, files))
+            for shard, file in zip(snapshot.contents.shards, files, strict=True):
                 documents = shard.tables["documents"].path
-                if (documents, file.path) in seen:
-                    continue
-                seen.add((documents, file.path))
                 yield {
                     "snapshot": snapshot.ref,
                     "step": catalog.runs[snapshot.run].step,
                     "layer": layer,
-                    "file": catalog.store.url(file.path),
+                    "file": catalog.store.url(file),
                     "documents": catalog.store.url(documents),
                     "tokens": known.get((documents, "tokens")),
                 }

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from catalog.catalog import Catalog
 from catalog.query import sql
+from catalog.run import run
+from catalog.store import Store
+from dataops.exact import ExactDedup
+from dataops.executors import LocalExecutor
+from dataops.split import Split
+from tests.catalog.planted import commit_documents
 from tests.conftest import Curated
 
 FIXED = {
@@ -56,6 +65,16 @@ def test_a_decision_is_listed_once_and_the_fixed_rules_occur(curated: Curated) -
     assert dropped["pool-quality@1", "quality-filter"] == "quality:too-short"
     assert dropped["clean@1", "decontaminate"] == "contaminated"
     assert dropped["resampled@1", "resample"] == "resample"
+
+
+def test_a_step_that_drops_nothing_has_decided_on_every_document(tmp_path: Path) -> None:
+    catalog = Catalog(Store(tmp_path))
+    settings = {"catalog": catalog, "executor": LocalExecutor(workers=1)}
+    unique = run(ExactDedup(), commit_documents(catalog, "raw", rows=3), into="unique", **settings)
+    part = run(Split(start=0.0, stop=1.0), unique, into="part", **settings)
+    assert [unique.contents.rows, part.contents.rows] == [3, 3]
+    found = sql(catalog, "SELECT snapshot, count(*) AS n FROM decisions WHERE kept GROUP BY ALL ORDER BY ALL DESC")
+    assert found.to_pylist() == [{"snapshot": "unique@1", "n": 3}, {"snapshot": "part@1", "n": 3}]
 
 
 def test_a_text_is_found_by_its_id(curated: Curated) -> None:
