@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import pyarrow as pa
 
 from catalog.errors import UsageError
 from catalog.run import Receipt, Task, Work
@@ -21,7 +20,7 @@ from catalog.snapshot import Contents, Snapshot
 from catalog.store import Store
 from catalog.tables import read_live
 from dataops.kernels.ngrams import contained_ngrams, shingles, texts_with_ngrams
-from dataops.step import counts, decide, extend, layer_name, shard_tasks
+from dataops.step import counts, decide, drops, extend, layer_name, shard_tasks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,14 +92,6 @@ def _decide(store: Store, task: Task) -> Receipt:
     reasons = [
         f"{hits[i]} of {total[i]} word {step.ngram}-grams are evaluation text, from word {first[i]}" for i in gone
     ]
-    dropped = pa.table(
-        {
-            "row": live["row"].combine_chunks().take(pa.array(gone)),
-            "rule": pa.array(["contaminated"] * len(gone), pa.string()),
-            "reason": pa.array(reasons, pa.string()),
-            "kept_id": pa.nulls(len(gone), pa.string()),
-            "similarity": pa.array(share[gone]),
-        }
-    )
+    dropped = drops(live["row"].to_numpy()[gone], "contaminated", reasons, similarity=share[gone])
     receipt = decide(store, live.select(["row", "id"]), dropped, layer=task["layer"])
     return {**receipt, "bytes": live["text"].nbytes}

@@ -18,7 +18,7 @@ from catalog.snapshot import Contents, Snapshot
 from catalog.store import Store
 from catalog.tables import read_live
 from dataops.exchange import by_key, gather, num_partitions, scatter
-from dataops.step import counts, decide, extend, layer_name, shard_tasks
+from dataops.step import counts, decide, drops, extend, layer_name, shard_tasks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +69,11 @@ def _match(_: Store, task: Task) -> Receipt:
 def _decide(store: Store, task: Task) -> Receipt:
     live = read_live(store, task["shard"], task["layers"], ["row", "id"])
     repeats = gather(task["files"], task["number"]).sort_by("row")
-    dropped = pa.table(
-        {
-            "row": repeats["row"],
-            "rule": pa.array(["exact"] * repeats.num_rows, pa.string()),
-            "reason": pa.array(["equal normal form"] * repeats.num_rows, pa.string()),
-            "kept_id": repeats["kept_id"],
-            "similarity": pa.array(np.ones(repeats.num_rows)),
-        }
+    dropped = drops(
+        repeats["row"].to_numpy(),
+        "exact",
+        "equal normal form",
+        kept_id=repeats["kept_id"],
+        similarity=np.ones(repeats.num_rows),
     )
     return decide(store, live, dropped, layer=task["layer"])

@@ -19,7 +19,7 @@ from catalog.snapshot import Contents, Snapshot
 from catalog.store import Store
 from catalog.tables import read_live, write_table
 from dataops.kernels.statistics import text_statistics
-from dataops.step import counts, decide, extend, layer_name, shard_tasks
+from dataops.step import counts, decide, drops, extend, layer_name, shard_tasks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,14 +70,10 @@ def _filter(store: Store, task: Task) -> Receipt:
     gone = np.flatnonzero(failed >= 0)
     rules = [task["rules"][index] for index in failed[gone]]
     values = [statistics[rule.statistic][int(i)].as_py() for rule, i in zip(rules, gone, strict=True)]
-    dropped = pa.table(
-        {
-            "row": live["row"].combine_chunks().take(pa.array(gone)),
-            "rule": pa.array([f"quality:{rule.name}" for rule in rules], pa.string()),
-            "reason": pa.array([reason(rule, value) for rule, value in zip(rules, values, strict=True)], pa.string()),
-            "kept_id": pa.nulls(len(gone), pa.string()),
-            "similarity": pa.nulls(len(gone), pa.float64()),
-        }
+    dropped = drops(
+        live["row"].to_numpy()[gone],
+        [f"quality:{rule.name}" for rule in rules],
+        [reason(rule, value) for rule, value in zip(rules, values, strict=True)],
     )
     receipt = decide(store, live.select(["row", "id"]), dropped, layer=task["layer"])
     columns = {name: statistics[name] for name in schema.STATISTICS.names[2:]}

@@ -22,7 +22,7 @@ from catalog.store import Store
 from catalog.tables import read_live, read_table, write_table
 from dataops.cells import window_keys
 from dataops.kernels.hashing import uniform
-from dataops.step import counts, decide, extend, layer_name, shard_tasks
+from dataops.step import counts, decide, drops, extend, layer_name, shard_tasks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,15 +74,7 @@ def _draw(store: Store, task: Task) -> Receipt:
     drawn = number < rate[windows["cell"].to_numpy()]
     draws = windows.filter(pa.array(drawn)).select(schema.DRAWS.names).cast(schema.DRAWS)
     gone = np.flatnonzero(~np.isin(live["row"].to_numpy(), rows[drawn]))
-    dropped = pa.table(
-        {
-            "row": live["row"].combine_chunks().take(pa.array(gone)),
-            "rule": pa.array(["resample"] * len(gone), pa.string()),
-            "reason": pa.array([f"no window drawn for {step.tokens} tokens"] * len(gone), pa.string()),
-            "kept_id": pa.nulls(len(gone), pa.string()),
-            "similarity": pa.nulls(len(gone), pa.float64()),
-        }
-    )
+    dropped = drops(live["row"].to_numpy()[gone], "resample", f"no window drawn for {step.tokens} tokens")
     receipt = decide(store, live.select(["row", "id"]), dropped, layer=task["layer"])
     receipt["tables"]["draws"] = as_json(write_table(store, draws))
     return {**receipt, "drawn": int(drawn.sum()), "tokens": int(windows["n_tokens"].to_numpy()[drawn].sum())}

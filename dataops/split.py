@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import pyarrow as pa
 
 from catalog.errors import UsageError
 from catalog.run import Receipt, Task, Work
@@ -18,7 +17,7 @@ from catalog.snapshot import Contents, Snapshot
 from catalog.store import Store
 from catalog.tables import read_live
 from dataops.kernels.hashing import uniform
-from dataops.step import counts, decide, extend, layer_name, shard_tasks
+from dataops.step import counts, decide, drops, extend, layer_name, shard_tasks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +49,6 @@ def _split(store: Store, task: Task) -> Receipt:
     live = read_live(store, task["shard"], task["layers"], ["row", "id", "h64"])
     drawn = uniform(step.seed, live["h64"].to_numpy())
     gone = np.flatnonzero((drawn < step.start) | (drawn >= step.stop))
-    dropped = pa.table(
-        {
-            "row": live["row"].combine_chunks().take(pa.array(gone)),
-            "rule": pa.array(["split"] * len(gone), pa.string()),
-            "reason": pa.array([f"draw {drawn[i]:.4f} outside [{step.start}, {step.stop})" for i in gone], pa.string()),
-            "kept_id": pa.nulls(len(gone), pa.string()),
-            "similarity": pa.nulls(len(gone), pa.float64()),
-        }
-    )
+    reasons = [f"draw {drawn[i]:.4f} outside [{step.start}, {step.stop})" for i in gone]
+    dropped = drops(live["row"].to_numpy()[gone], "split", reasons)
     return decide(store, live.select(["row", "id"]), dropped, layer=task["layer"])

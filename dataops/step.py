@@ -63,6 +63,29 @@ def layer_name(snapshot: Snapshot, name: str) -> str:
     return f"{name}#{taken + 1}" if taken else name
 
 
+def drops(
+    rows: np.ndarray,
+    rule: str | Sequence[str],
+    reason: str | Sequence[str],
+    *,
+    kept_id: pa.ChunkedArray | None = None,
+    similarity: np.ndarray | None = None,
+) -> pa.Table:
+    """The documents of a shard that go, for `decide`: rule and reason of each, or one for all."""
+
+    def texts(value: str | Sequence[str]) -> pa.Array:
+        return pa.array([value] * len(rows) if isinstance(value, str) else value, pa.string())
+
+    columns = {
+        "row": rows,
+        "rule": texts(rule),
+        "reason": texts(reason),
+        "kept_id": pa.nulls(len(rows), pa.string()) if kept_id is None else kept_id,
+        "similarity": pa.nulls(len(rows), pa.float64()) if similarity is None else similarity,
+    }
+    return pa.table(columns)
+
+
 def decide(store: Store, live: pa.Table, dropped: pa.Table, *, layer: str) -> Receipt:
     """Write the decisions of one shard and return its receipt.
 
