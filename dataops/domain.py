@@ -30,6 +30,7 @@ from dataops.step import extend, shard_tasks
 
 ZEROED_BYTES = 32 << 20  # malloc maps anything larger afresh
 LABEL = "LABEL:"  # in capitals, which no folded text holds: a document can't label itself
+SPECIAL = ("</s>", "__label__")  # to fastText the end of a line, and a label where a model was loaded from its file
 PREFIX_CHARS = 2000  # the beginning of a document tells its domain; more makes training slower, not better
 
 
@@ -38,7 +39,7 @@ class TrainClassifier:
     """A fastText model of the declared domains, with accuracy and F1 on held-out documents."""
 
     verb: ClassVar[str] = "train-classifier"
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
 
     dimension: int = 24
     epochs: int = 15
@@ -72,7 +73,7 @@ class Classify:
     """Add the table `domain`: the declared domain, else the predicted one with its probability."""
 
     verb: ClassVar[str] = "classify"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
 
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """The first input with its domains; the second is the classifier."""
@@ -88,9 +89,14 @@ class Classify:
 
 
 def one_line(texts: pa.ChunkedArray) -> list[str]:
-    """What fastText sees of each document: the matching form of its beginning, on one line."""
+    """What fastText sees of each document: the matching form of its beginning, on one line, its own marks broken up."""
     beginnings = pa.array([text[:PREFIX_CHARS] for text in texts.to_pylist()], pa.large_string())
-    return [" ".join(text.split()) for text in matching_form(beginnings).to_pylist()]
+    lines = []
+    for text in matching_form(beginnings).to_pylist():
+        for mark in SPECIAL:
+            text = text.replace(mark, f"{mark[0]} {mark[1:]}")
+        lines.append(" ".join(text.split()))
+    return lines
 
 
 def _collect(store: Store, task: Task) -> Receipt:

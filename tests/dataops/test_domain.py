@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from catalog.catalog import Catalog
 from catalog.errors import UsageError
-from dataops.domain import Classify, TrainClassifier, report
+from dataops.domain import Classify, TrainClassifier, one_line, report
 from tests.dataops.conftest import WORDS, Make, apply, ingest_rows, live, prose
 
 ROOT = Path(__file__).parents[2]
@@ -66,6 +67,16 @@ def test_the_report_is_on_held_out_documents_and_names_every_domain(known: Catal
     assert summary["by_domain"].keys() == DOMAINS.keys()
     assert 10 <= summary["held_out_documents"] <= 60
     assert min(summary["accuracy"], summary["macro_f1"]) >= 0.95
+
+
+def test_what_fasttext_takes_for_a_mark_is_broken_up_in_a_document(known: Catalog, tmp_path: Path) -> None:
+    texts = pa.chunked_array([["a </s> b", "＜/s＞", "__LABEL__c __label__d", "LABEL:e\n\tf", "____label__"]])
+    assert one_line(texts) == ["a < /s> b", "< /s>", "_ _label__c _ _label__d", "label:e f", "___ _label__"]
+    rows = [{"id": domain, "text": f"</s> __label__x\n{text_of(domain, 3)}"} for domain in DOMAINS]
+    marked = ingest_rows(known, tmp_path / "input", rows, "marked", id_column="id")
+    done = apply(known, Classify(), marked, known.snapshot("classifier"), into="unmarked")
+    truth = {row["id"]: row["source_id"] for row in live(known, done, "id", "source_id")}
+    assert {row["id"]: row["domain"] for row in live(known, done, "id", "domain", table="domain")} == truth
 
 
 def test_a_declared_domain_stands_whatever_the_text_says(known: Catalog, tmp_path: Path) -> None:
