@@ -15,6 +15,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as distribution_version
@@ -45,10 +46,13 @@ class Step(Protocol):
 
 
 @runtime_checkable
-class ReadsFiles(Protocol):
-    """A step that reads more than snapshots: `evidence`, the digests of its files, bears identity too."""
+class HasEvidence(Protocol):
+    """A step whose answer depends on more than settings and contents: `evidence`, as digests of files, bears identity.
 
-    def evidence(self) -> Any: ...
+    It is plain JSON, found from the inputs that `build` gets.
+    """
+
+    def evidence(self, *inputs: Snapshot) -> Any: ...
 
 
 class Executor(Protocol):
@@ -115,6 +119,10 @@ class Work:
         """Scratch of this run; the same path after a kill, removed after the commit."""
         return self.store.work(self.fingerprint)
 
+    def exclusive(self) -> AbstractContextManager[None]:
+        """The lock of this run: of two equal runs at once, one works while the other waits."""
+        return self.store.exclusive(f"work/{self.fingerprint}/lock")
+
     def stage(
         self, name: str, function: TaskFunction, tasks: Sequence[Task], *, unit: str = "documents"
     ) -> list[Receipt]:
@@ -154,11 +162,14 @@ class Work:
                 rows += receipt.get(unit, 0)
                 size += receipt.get("bytes", 0)
                 tell()
-        seconds = time.monotonic() - started
-        self.stages.append(
-            {"stage": name, "tasks": len(tasks), "rows": rows, "unit": unit, "bytes": size, "seconds": seconds}
-        )
+        self.record(name, tasks=len(tasks), rows=rows, unit=unit, num_bytes=size, seconds=time.monotonic() - started)
         return [receipts[index] for index in range(len(tasks))]
+
+    def record(self, name: str, *, tasks: int, rows: int, unit: str, num_bytes: int, seconds: float) -> None:
+        """Note a finished stage for the run's record."""
+        self.stages.append(
+            {"stage": name, "tasks": tasks, "rows": rows, "unit": unit, "bytes": num_bytes, "seconds": seconds}
+        )
 
 
 def run(
@@ -174,7 +185,7 @@ def run(
     known = _known(catalog.refresh(), work.fingerprint, into)
     if known is not None:
         return known
-    with catalog.store.exclusive(f"work/{work.fingerprint}/lock"):  # of two equal runs at once, one works
+    with work.exclusive():
         snapshot = _known(catalog.refresh(), work.fingerprint, into) or _make(step, inputs, into, work)
         publish(catalog)
         shutil.rmtree(work.folder, ignore_errors=True)
@@ -205,6 +216,8 @@ def _make(step: Step, inputs: Sequence[Snapshot], into: str, work: Work) -> Snap
         return work.catalog.commit(into, made[0].contents, work.catalog.runs[work.fingerprint], inputs=inputs)
     started, clock = time.time(), time.monotonic()
     contents = step.build(work, *inputs)
+    # a stage of training may be older than this build: computed ahead of it, or in part before a kill
+    seconds = max(time.monotonic() - clock, sum(stage["seconds"] for stage in work.stages))
     record = Run(
         fingerprint=work.fingerprint,
         step=step.verb,
@@ -212,7 +225,7 @@ def _make(step: Step, inputs: Sequence[Snapshot], into: str, work: Work) -> Snap
         inputs=tuple(each.id for each in inputs),
         code=code_version(),
         started=started,
-        seconds=time.monotonic() - clock,
+        seconds=seconds,
         stages=tuple(work.stages),
         attachments=work.attachments,
     )
@@ -221,7 +234,7 @@ def _make(step: Step, inputs: Sequence[Snapshot], into: str, work: Work) -> Snap
 
 def identify(step: Step, inputs: Sequence[Snapshot]) -> str:
     """Fingerprint (hex) of a step on given inputs."""
-    evidence = step.evidence() if isinstance(step, ReadsFiles) else None
+    evidence = step.evidence(*inputs) if isinstance(step, HasEvidence) else None
     return fingerprint({"step": canonical(step), "evidence": evidence, "inputs": [each.id for each in inputs]})
 
 

@@ -59,9 +59,6 @@ class Sprout:
     rows: int = 5
     eagerness: int = field(default=1, compare=False)
 
-    def evidence(self) -> list[str]:
-        return []
-
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         assert not inputs
         tasks = [{"start": shard * self.rows, "rows": self.rows} for shard in range(self.shards)]
@@ -83,9 +80,6 @@ class Thin:
     revision: ClassVar[int] = 1
 
     keep: int = 2
-
-    def evidence(self) -> list[str]:
-        return []
 
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         (before,) = inputs
