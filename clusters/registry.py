@@ -50,7 +50,7 @@ INPUTS = {
     "pretrain": "packs",
     "finetune": "packs validation [model]",
     "evaluate": "documents model...",
-    "export": "evaluation tokenizer model...",
+    "export": "evaluation [test] model...",
 }
 
 

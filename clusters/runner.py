@@ -8,9 +8,11 @@ models: three unequal runs on two cores end sooner together than two and then on
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
 
 from catalog.catalog import Catalog
-from catalog.run import Executor, Step, begin, run
+from catalog.run import Executor, Step, Work, begin, run
 from catalog.snapshot import Snapshot
 from clusters.console import Console
 from clusters.recipes import Recipe, Stated, validate
@@ -71,20 +73,31 @@ def _train_ahead(
     executor: Executor,
     console: Console,
 ) -> None:
-    """Compute those of the group that are neither in the catalog nor finished, when there are two or more."""
+    """Compute those of the group that are neither in the catalog nor finished, when there are two or more.
+
+    Their locks are held meanwhile, taken in order of fingerprint so that two processes with equal recipes can't wait
+    for each other; what the other one finished before is left out.
+    """
     from dataops.executors import start_ray
     from training.steps import is_trained, train_together
 
-    waiting = []
+    def waits(work: Work) -> bool:
+        return not work.is_known and not is_trained(work)
+
+    waiting: dict[str, tuple[Any, Work, list[Snapshot]]] = {}  # by fingerprint: equal entries of two names are one run
     for entry, step in group:
         inputs = _inputs(entry, made, catalog)
         work = begin(step, *inputs, into=entry.name, catalog=catalog, executor=executor, listener=console.stage)
-        if not work.is_known and not is_trained(work):
-            waiting.append((step, work, inputs))
-    if len(waiting) > 1:
-        start_ray(executor.workers)
-        console.started(" + ".join(work.name for _, work, _ in waiting))
-        train_together(waiting)  # type: ignore[arg-type]  # TRAINING verbs are Pretrain and Finetune
+        if waits(work):
+            waiting.setdefault(work.fingerprint, (step, work, inputs))
+    with ExitStack() as locks:
+        for fingerprint in sorted(waiting):
+            locks.enter_context(waiting[fingerprint][1].exclusive())
+        still = [each for each in waiting.values() if waits(each[1])]
+        if len(still) > 1:
+            start_ray(executor.workers)
+            console.started(" + ".join(work.name for _, work, _ in still))
+            train_together(still)
 
 
 def _inputs(entry: Stated, made: Mapping[str, Snapshot], catalog: Catalog) -> list[Snapshot]:

@@ -139,7 +139,7 @@ def _training(plan: Plan) -> list[Stated]:
         ),
         _entry("validation-scores", "evaluate", "validation", *every),
         _entry("test-scores", "evaluate", "test", *every),
-        _entry("export", "export", "validation-scores", "tokenizer", *every),
+        _entry("export", "export", "validation-scores", "test-scores", *every),
     ]
 
 

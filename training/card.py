@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from catalog.catalog import Catalog
 from catalog.lineage import ancestors
 from catalog.snapshot import Snapshot
 
 
-def model_card(catalog: Catalog, model: Snapshot, evaluation: Snapshot) -> str:
-    """Markdown with a YAML header, as model hubs read it. Same inputs, same text: no dates, timings or versions."""
-    summary, results = model.contents.summary, evaluation.contents.summary["results"]
+def model_card(catalog: Catalog, model: Snapshot, *, validation: Snapshot, test: Snapshot | None) -> str:
+    """Markdown with a YAML header, as model hubs read it. Same inputs, same text: no dates, timings or versions.
+
+    `validation` is the evaluation that chose the model, `test` one on other documents.
+    """
+    summary, candidates = model.contents.summary, validation.contents.summary["results"]
     lines = [
         "---",
         "library_name: transformers",
@@ -23,12 +29,19 @@ def model_card(catalog: Catalog, model: Snapshot, evaluation: Snapshot) -> str:
         "",
         "## Evaluation",
         "",
-        f"On the {results[0]['documents']:,} documents of `{evaluation.name}`, lower is better:",
+        f"It was chosen as the best of {len(candidates)} models on {_documents(catalog, validation)}. Lower is better:",
         "",
-        "| model | bits per byte | token perplexity |",
-        "| --- | ---: | ---: |",
-        *(f"| {row['model']} | {row['bits_per_byte']:.4f} | {row['perplexity']:.2f} |" for row in results),
+        *_table(validation.contents.summary),
         "",
+    ]
+    if test is not None:
+        lines += [
+            f"On {_documents(catalog, test)}, which had no part in the choice:",
+            "",
+            *_table(test.contents.summary),
+            "",
+        ]
+    lines += [
         "## Lineage",
         "",
         "| snapshot | step | id |",
@@ -50,3 +63,23 @@ def model_card(catalog: Catalog, model: Snapshot, evaluation: Snapshot) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _documents(catalog: Catalog, evaluation: Snapshot) -> str:
+    documents = catalog.inputs(evaluation)[0]
+    return f"the {evaluation.contents.summary['results'][0]['documents']:,} documents of `{documents.name}`"
+
+
+def _table(summary: Mapping[str, Any]) -> list[str]:
+    """Bits per byte of every model, and its paired difference to the first one with a 95% interval."""
+    first = summary["results"][0]["model"]
+    pairs = {row["model"]: row for row in summary["comparisons"] if row["baseline"] == first}
+    lines = [
+        f"| model | bits per byte | token perplexity | minus {first} [95% interval] |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for row in summary["results"]:
+        pair = pairs.get(row["model"])
+        difference = f"{pair['difference']:+.4f} [{pair['low']:+.4f}, {pair['high']:+.4f}]" if pair else ""
+        lines.append(f"| {row['model']} | {row['bits_per_byte']:.4f} | {row['perplexity']:.2f} | {difference} |")
+    return lines

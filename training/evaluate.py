@@ -17,8 +17,7 @@ import pyarrow as pa
 import torch
 
 from catalog.errors import BadInput
-from training.config import Precision
-from training.context import LocalContext, RunContext, resolved
+from training.context import LocalContext, RunContext
 from training.folder import end_of_text as read_end_of_text
 from training.folder import read_model
 from training.model import IGNORED, Llama, layout
@@ -65,13 +64,11 @@ def evaluate(
     model_dir: Path,
     documents: pa.Table,
     *,
-    precision: Precision = "fp32",
     context: RunContext = LocalContext(),  # noqa: B008, a frozen value
 ) -> Scores:
-    """Score documents with the columns id (string), tokens (list of ids) and n_bytes (int)."""
-    device = context.device
-    dtype = torch.bfloat16 if resolved(precision, device) == "bf16" else torch.float32
-    return score(read_model(model_dir, device=device), documents, end_of_text=read_end_of_text(model_dir), dtype=dtype)
+    """Score documents with the columns id (string), tokens (list of ids) and n_bytes (int), in fp32."""
+    model, end_of_text = read_model(model_dir, device=context.device), read_end_of_text(model_dir)
+    return score(model, documents, end_of_text=end_of_text, dtype=torch.float32)
 
 
 def score(model: Llama, documents: pa.Table, *, end_of_text: int, dtype: torch.dtype) -> Scores:

@@ -31,7 +31,6 @@ from training.pretrain import (
     dtype_of,
     open_run,
     ordered,
-    weights_digest,
 )
 from training.telemetry import OnProgress, silent
 
@@ -77,25 +76,25 @@ def finetune(
     validation: pa.Table,
     stopping: EarlyStopping,
     run_dir: Path,
-    weights: Sequence[float] | None = None,
     context: RunContext = LocalContext(),  # noqa: B008, a frozen value
     on_progress: OnProgress = silent,
 ) -> TrainResult:
     """Continue training `model_dir` on packs for at most `train.tokens`; the result is the best on `validation`.
 
-    `validation` has the columns of `evaluate`. Resumes and raises as `pretrain` does.
+    Cells are drawn in proportion to their rows. `validation` has the columns of `evaluate`. Resumes and raises as
+    `pretrain` does.
     """
     reader, shape = Packs(packs), model_config(model_dir)
     check_fit(reader, shape)
-    order = ordered(reader, weights, seed=train.seed)
+    order = ordered(reader, None, seed=train.seed)
+    start = (model_dir / "model.safetensors").read_bytes()
     identity = {
         "kind": "finetune",
         "packs": [[path.name, path.stat().st_size] for path in reader.paths],
-        "weights": order.weights.tolist(),
         "model": asdict(shape),
         "train": compared(train),
         "stopping": compared(stopping),
-        "init_from": weights_digest(model_dir),
+        "start": hashlib.sha256(start).hexdigest(),
         "validation": _digest(validation),
     }
     finished, precision = open_run(run_dir, identity, train=train, context=context)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -100,28 +101,30 @@ def train(
     telemetry = Telemetry(
         run_dir if lead else None, begin=begin, steps=steps, tokens_per_step=tokens_per_step, on_progress=on_progress
     )
-    if judge and begin == 0:
-        stopped = _judged(judge, model, 0, context, telemetry)
-    pending: _Losses | None = None
-    step = begin
-    while step < steps and not stopped:
-        current = _step(model, optimizer, packs, order, config, dtype, context, step=step, steps=steps)
-        step += 1
-        if pending:
-            _settle(pending, packs, telemetry)
-        pending = current
-        judging = judge is not None and (step % judge.every == 0 or step == steps)
-        saving = step % config.checkpoint_every == 0 or step == steps
-        if judging or saving:
-            _settle(pending, packs, telemetry)
-            pending = None
-        if judge and judging:
-            stopped = _judged(judge, model, step, context, telemetry)
-        if saving or stopped:
-            state = {"judge": judge.state() if judge else None, "stopped": stopped}
-            _save(run_dir, model, optimizer, state, step, context, telemetry)
-    telemetry.close()
-    return LoopResult(steps=step, tokens=step * tokens_per_step, seconds=telemetry.seconds, final_loss=telemetry.loss)
+    with closing(telemetry):
+        if judge and begin == 0:
+            stopped = _judged(judge, model, 0, context, telemetry)
+        pending: _Losses | None = None
+        step = begin
+        while step < steps and not stopped:
+            current = _step(model, optimizer, packs, order, config, dtype, context, step=step, steps=steps)
+            step += 1
+            if pending:
+                _settle(pending, packs, telemetry)
+            pending = current
+            judging = judge is not None and (step % judge.every == 0 or step == steps)
+            saving = step % config.checkpoint_every == 0 or step == steps
+            if judging or saving:
+                _settle(pending, packs, telemetry)
+                pending = None
+            if judge and judging:
+                stopped = _judged(judge, model, step, context, telemetry)
+            if saving or stopped:
+                state = {"judge": judge.state() if judge else None, "stopped": stopped}
+                _save(run_dir, model, optimizer, state, step, context, telemetry)
+        return LoopResult(
+            steps=step, tokens=step * tokens_per_step, seconds=telemetry.seconds, final_loss=telemetry.loss
+        )
 
 
 def _step(

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from catalog.pack import Packs
 from training.checkpoint import remove_leftovers, write_file
 from training.config import ModelConfig, TrainConfig
 from training.context import LocalContext, RunContext, resolved
-from training.folder import model_config, read_model, write_model
+from training.folder import write_model
 from training.loop import LoopResult
 from training.loop import train as run_loop
 from training.model import Llama
@@ -51,14 +50,13 @@ def pretrain(
     model: ModelConfig,
     train: TrainConfig,
     run_dir: Path,
-    init_from: Path | None = None,
     context: RunContext = LocalContext(),  # noqa: B008, a frozen value
     on_progress: OnProgress = silent,
 ) -> TrainResult:
     """Train a model on packs, cells weighted by `weights` (None: in proportion to their rows).
 
-    `init_from` is a model folder to start from. Raises UsageError when the packs do not fit the model, a weighted cell
-    has no rows, or `run_dir` holds a run with other settings; Diverged when the loss is no longer a number.
+    Raises UsageError when the packs do not fit the model, a weighted cell has no rows, or `run_dir` holds a run with
+    other settings; Diverged when the loss is no longer a number.
     """
     reader = Packs(packs)
     check_fit(reader, model)
@@ -69,19 +67,13 @@ def pretrain(
         "weights": order.weights.tolist(),
         "model": asdict(model),
         "train": compared(train),
-        "init_from": weights_digest(init_from) if init_from else None,
     }
     finished, precision = open_run(run_dir, identity, train=train, context=context)
     if finished:
         return finished
-    if init_from is None:
-        network = Llama(model)
-        network.initialise(train.seed)
-        network.to(context.device)
-    else:
-        if model_config(init_from) != model:
-            raise UsageError(f"{init_from} has the shape {model_config(init_from)}, the run wants {model}")
-        network = read_model(init_from, device=context.device)
+    network = Llama(model)
+    network.initialise(train.seed)
+    network.to(context.device)
     outcome = run_loop(
         network,
         packs=reader,
@@ -123,12 +115,6 @@ def dtype_of(precision: str) -> torch.dtype:
 def compared(config: Any) -> dict[str, Any]:
     """The fields of a config that are its identity."""
     return {field.name: getattr(config, field.name) for field in fields(config) if field.compare}
-
-
-def weights_digest(model_dir: Path) -> str:
-    """sha256 of a model folder's weights."""
-    model_config(model_dir)
-    return hashlib.sha256((model_dir / "model.safetensors").read_bytes()).hexdigest()
 
 
 def open_run(

@@ -32,7 +32,7 @@ from training.folder import model_config, write_model
 from training.model import Llama
 from training.pretrain import TrainResult, read_result
 from training.telemetry import Progress
-from training.worker import FinetuneJob, Job, PretrainJob, Resources, fit_with_ray
+from training.worker import FinetuneJob, Job, PretrainJob, fit_with_ray
 
 MODEL_FILES = ("model.safetensors", "config.json")
 
@@ -57,26 +57,20 @@ class Pretrain:
 
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """A model snapshot."""
-        return _trained(work, self.job(work, *inputs), inputs[0], threads=self.threads)
+        return _trained(work, self.job(work, *inputs), inputs[0])
 
     def job(self, work: Work, *inputs: Snapshot) -> PretrainJob:
         """What is to be computed, in the run's own folder."""
         (packs,) = inputs
-        paths = pack_paths(work.store, packs.require("packs"))
-        weights = mixture_weights(work.store, packs, Packs(paths).rows_per_cell)
+        paths = pack_paths(work.store, packs)
         return PretrainJob(
             name=work.name,
-            packs=tuple(paths),
-            weights=None if weights is None else tuple(weights),
+            packs=paths,
+            weights=mixture_weights(work.store, packs, Packs(paths).rows_per_cell),
             model=_shape(packs, self.params),
-            train=TrainConfig(
-                tokens=self.tokens,
-                batch_rows=self.batch_rows,
-                learning_rate=self.learning_rate,
-                seed=self.seed,
-                checkpoint_every=self.checkpoint_every,
-            ),
+            train=_settings(self),
             run_dir=run_folder(work),
+            threads=self.threads,
         )
 
 
@@ -103,31 +97,26 @@ class Finetune:
 
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """A model snapshot."""
-        return _trained(work, self.job(work, *inputs), inputs[0], threads=self.threads)
+        return _trained(work, self.job(work, *inputs), inputs[0])
 
     def job(self, work: Work, *inputs: Snapshot) -> FinetuneJob:
         """What is to be computed, in the run's own folder."""
         packs, validation, *models = inputs
-        paths = pack_paths(work.store, packs.require("packs"))
+        check_tokenizers(*inputs)
+        paths = pack_paths(work.store, packs)
         if models:
             start = model_folder(work.store, models[0], work.folder / "start")
         else:
             start = _fresh_model(_shape(packs, self.params), self.seed, work.folder / "start", Packs(paths))
         return FinetuneJob(
             name=work.name,
-            packs=tuple(paths),
-            weights=None,
+            packs=paths,
             model_dir=start,
-            train=TrainConfig(
-                tokens=self.tokens,
-                batch_rows=self.batch_rows,
-                learning_rate=self.learning_rate,
-                seed=self.seed,
-                checkpoint_every=self.checkpoint_every,
-            ),
+            train=_settings(self),
             validation=scored_documents(work.store, validation),
             stopping=EarlyStopping(evaluate_every=self.evaluate_every, patience=self.patience),
             run_dir=run_folder(work),
+            threads=self.threads,
         )
 
 
@@ -142,9 +131,15 @@ class Evaluate:
     seed: int = 0
     threads: int = 2
 
+    def evidence(self, *inputs: Snapshot) -> list[str]:
+        """The names that the results speak of."""
+        return [model.name for model in inputs[1:]]
+
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """An evaluation snapshot: the table `scores`, one row per model and document, and the figures."""
         documents, *models = inputs
+        check_tokenizers(*inputs)
+        check_names(models)
         table = scored_documents(work.store, documents)
         context = LocalContext(device_name="cpu", num_threads=self.threads)
         scores: dict[str, Scores] = {}
@@ -171,7 +166,8 @@ class Evaluate:
 class Export:
     """The model with the lowest bits per byte in an evaluation, as a plain LlamaForCausalLM folder.
 
-    Inputs: the evaluation, the tokenizer, and the models it evaluated.
+    Inputs: the evaluation that chooses, perhaps one on other documents for the model card, and models that the first
+    one scored.
     """
 
     verb: ClassVar[str] = "export"
@@ -179,32 +175,67 @@ class Export:
 
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """An export snapshot: one artifact a file."""
-        evaluation, tokenizer, *models = inputs
-        results = evaluation.require("evaluation").contents.summary["results"]
+        validation, *others = inputs
+        test = next((each for each in others if each.contents.kind == "evaluation"), None)
+        models = [each for each in others if each is not test]
+        check_names(models)
+        _check_scored(work, validation.require("evaluation"), models)
         by_name = {model.name: model for model in models}
-        scored = [row for row in results if row["model"] in by_name]
-        if not scored:
-            raise UsageError(f"{evaluation.ref} evaluated none of {', '.join(by_name) or 'no models'}")
-        best = min(scored, key=lambda row: row["bits_per_byte"])
+        results = [row for row in validation.contents.summary["results"] if row["model"] in by_name]
+        best = min(results, key=lambda row: row["bits_per_byte"])
         model = by_name[best["model"]]
         _tell(work, "export", 0, 1, note=model.name)
         out = export(
             model_folder(work.store, model, work.folder / "model"),
-            tokenizer_json=work.store.local(tokenizer.artifact("tokenizer")),
+            tokenizer_json=work.store.local(model.artifact("tokenizer")),
             out=work.folder / "export",
-            card=model_card(work.catalog, model, evaluation),
+            card=model_card(work.catalog, model, validation=validation, test=test),
         )
         artifacts = {path.name: _put(work.store, path) for path in sorted(out.iterdir())}
         summary = {"model": model.name, "bits_per_byte": best["bits_per_byte"], "perplexity": best["perplexity"]}
         return Contents(kind="export", artifacts=artifacts, summary=summary)
 
 
-def pack_paths(store: Store, packs: Snapshot) -> list[Path]:
+def check_tokenizers(*snapshots: Snapshot) -> None:
+    """Raise UsageError, naming two of them, unless the snapshots share one tokenizer."""
+    first, *others = snapshots
+    for other in others:
+        if other.artifact("tokenizer").sha256 != first.artifact("tokenizer").sha256:
+            raise UsageError(
+                f"{first.ref} and {other.ref} have different tokenizers where one was expected: tokenize the text of "
+                "both with the same"
+            )
+
+
+def check_names(models: Sequence[Snapshot]) -> None:
+    """Raise UsageError, naming two of them, where models share a name."""
+    seen: dict[str, Snapshot] = {}
+    for model in models:
+        if model.name in seen:
+            raise UsageError(
+                f"{seen[model.name].ref} and {model.ref} share a name where models of different names were expected: "
+                "run the step of one again into another name, which costs nothing"
+            )
+        seen[model.name] = model
+
+
+def _check_scored(work: Work, evaluation: Snapshot, models: Sequence[Snapshot]) -> None:
+    if not models:
+        raise UsageError(f"{evaluation.ref} can't choose among no models: name those that it scored")
+    scored = {(each.name, each.id) for each in work.catalog.inputs(evaluation)}
+    for model in models:
+        if (model.name, model.id) not in scored:
+            raise UsageError(
+                f"{evaluation.ref} did not score {model.ref}: expected an evaluation of all the models given"
+            )
+
+
+def pack_paths(store: Store, packs: Snapshot) -> tuple[Path, ...]:
     """The local files of a packs snapshot, in order."""
-    return [store.local(shard.tables["pack"]) for shard in packs.contents.shards]
+    return tuple(store.local(shard.tables["pack"]) for shard in packs.require("packs").contents.shards)
 
 
-def mixture_weights(store: Store, packs: Snapshot, rows_per_cell: np.ndarray) -> list[float] | None:
+def mixture_weights(store: Store, packs: Snapshot, rows_per_cell: np.ndarray) -> tuple[float, ...] | None:
     """The mixture's weight of each cell that has rows, None for packs without a mixture.
 
     A cell whose budget was too small for a single window has no rows; its weight goes to the others in proportion.
@@ -215,7 +246,7 @@ def mixture_weights(store: Store, packs: Snapshot, rows_per_cell: np.ndarray) ->
     rows = np.zeros(len(weights), np.int64)
     rows[: len(rows_per_cell)] = rows_per_cell
     alive = np.where(rows > 0, weights, 0.0)[: len(rows_per_cell)]
-    return list((alive / alive.sum()).tolist())
+    return tuple((alive / alive.sum()).tolist())
 
 
 def model_folder(store: Store, model: Snapshot, folder: Path) -> Path:
@@ -242,6 +273,16 @@ def scored_documents(store: Store, snapshot: Snapshot) -> pa.Table:
     return table.filter(pc.greater(table["n_bytes"], 0))
 
 
+def _settings(step: Pretrain | Finetune) -> TrainConfig:
+    return TrainConfig(
+        tokens=step.tokens,
+        batch_rows=step.batch_rows,
+        learning_rate=step.learning_rate,
+        seed=step.seed,
+        checkpoint_every=step.checkpoint_every,
+    )
+
+
 def _shape(packs: Snapshot, params: int) -> ModelConfig:
     summary = packs.contents.summary
     return sized(params, vocab_size=summary["vocab_size"], context=summary["context"])
@@ -257,11 +298,11 @@ def _fresh_model(shape: ModelConfig, seed: int, folder: Path, packs: Packs) -> P
 def train_together(steps: Sequence[tuple[Pretrain | Finetune, Work, Sequence[Snapshot]]]) -> None:
     """Compute several independent runs at the same time on Ray, one worker each, sharing cores when there are few.
 
-    Nothing is committed: each step, built afterwards, finds its run finished in its own folder and returns at once.
+    Each computes on its own number of threads, so its bytes are those of a run alone. Nothing is committed: each step,
+    built afterwards, finds its run finished in its own folder and returns at once.
     """
     works = {work.name: work for _, work, _ in steps}
-    jobs = [step.job(work, *inputs) for step, work, inputs in steps]
-    _fit(jobs, works, threads=max(step.threads for step, _, _ in steps))
+    _fit([step.job(work, *inputs) for step, work, inputs in steps], works)
 
 
 def is_trained(work: Work) -> bool:
@@ -274,28 +315,30 @@ def run_folder(work: Work) -> Path:
     return (work.folder / "run").absolute()
 
 
-def _fit(jobs: Sequence[Job], works: Mapping[str, Work], *, threads: int) -> list[TrainResult]:
+def _fit(jobs: Sequence[Job], works: Mapping[str, Work]) -> list[TrainResult]:
     def on_progress(name: str, progress: Progress) -> None:
-        note = (
-            f"loss {progress.loss:.3f}  {progress.tokens_per_second:,.0f} tokens/s  left {progress.eta_seconds:.0f} s"
-        )
-        note = f"{name}  {note}" if len(jobs) > 1 else note
-        _tell(works[name], "train", progress.step, progress.steps, note=note)
+        _tell_progress(works[name], progress, prefix=f"{name}  " if len(jobs) > 1 else "")
 
     cores = next(iter(works.values())).executor.workers
-    resources = Resources(cpus_per_worker=min(threads, cores / len(jobs)), threads=threads)
-    return fit_with_ray(jobs, resources=resources, on_progress=on_progress)
+    share = min(max(job.threads for job in jobs), cores / len(jobs))
+    return fit_with_ray(jobs, cpus_per_worker=share, on_progress=on_progress)
 
 
-def _trained(work: Work, job: Job, packs: Snapshot, *, threads: int) -> Contents:
+def _trained(work: Work, job: Job, packs: Snapshot) -> Contents:
     """Run a job here or in a Ray Train worker, unless it is finished."""
     if is_trained(work):
-        return _model(work, read_result(job.run_dir), packs)
-    if work.executor.on_ray:
-        (result,) = _fit([job], {work.name: work}, threads=threads)
+        result = read_result(job.run_dir)
+    elif work.executor.on_ray:
+        (result,) = _fit([job], {work.name: work})
     else:
-        result = job.run(LocalContext(device_name="cpu", num_threads=threads))
+        context = LocalContext(device_name="cpu", num_threads=job.threads)
+        result = job.run(context, lambda progress: _tell_progress(work, progress))
     return _model(work, result, packs)
+
+
+def _tell_progress(work: Work, progress: Progress, *, prefix: str = "") -> None:
+    note = f"loss {progress.loss:.3f}  {progress.tokens_per_second:,.0f} tokens/s  left {progress.eta_seconds:.0f} s"
+    _tell(work, "train", progress.step, progress.steps, note=prefix + note)
 
 
 def _tell(work: Work, stage: str, done: int, total: int, *, note: str) -> None:
@@ -307,7 +350,8 @@ def _tell(work: Work, stage: str, done: int, total: int, *, note: str) -> None:
 
 
 def _model(work: Work, result: TrainResult, packs: Snapshot) -> Contents:
-    """The contents of a finished run; its metrics are attached to the run, not part of the model's identity."""
+    """The contents of a finished run; metrics and time belong to the run's record, not to the model's identity."""
+    work.record("train", tasks=1, rows=result.tokens, unit="tokens", num_bytes=0, seconds=result.seconds)
     metrics = result.model_dir.parent / "metrics.jsonl"
     if metrics.exists():
         work.attachments["metrics"] = _put(work.store, metrics)

@@ -30,7 +30,7 @@ from training.config import EarlyStopping, ModelConfig, TrainConfig
 from training.context import RunContext
 from training.finetune import finetune
 from training.pretrain import TrainResult, pretrain, read_result
-from training.telemetry import Progress, follow, silent
+from training.telemetry import OnProgress, Progress, follow, silent
 
 _POLL_SECONDS = 0.5
 _MAX_FAILURES = 3
@@ -39,7 +39,7 @@ _NOISY_LOGGERS = ("ray.train", "ray.train.v2", "ray.data", "ray.tune")
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainJob:
-    """The arguments of `pretrain`, by value."""
+    """The arguments of `pretrain`, by value, and the `threads` of its worker, which decide its bytes."""
 
     name: str
     packs: tuple[Path, ...]
@@ -47,45 +47,43 @@ class PretrainJob:
     model: ModelConfig
     train: TrainConfig
     run_dir: Path
-    init_from: Path | None = None
+    threads: int = 1
 
-    def run(self, context: RunContext) -> TrainResult:
+    def run(self, context: RunContext, on_progress: OnProgress = silent) -> TrainResult:
         return pretrain(
             self.packs,
             weights=self.weights,
             model=self.model,
             train=self.train,
             run_dir=self.run_dir,
-            init_from=self.init_from,
             context=context,
-            on_progress=silent,
+            on_progress=on_progress,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneJob:
-    """The arguments of `finetune`, by value."""
+    """The arguments of `finetune`, by value, and the `threads` of its worker, which decide its bytes."""
 
     name: str
     packs: tuple[Path, ...]
-    weights: tuple[float, ...] | None
     model_dir: Path
     train: TrainConfig
     validation: pa.Table = field(repr=False)
     stopping: EarlyStopping
     run_dir: Path
+    threads: int = 1
 
-    def run(self, context: RunContext) -> TrainResult:
+    def run(self, context: RunContext, on_progress: OnProgress = silent) -> TrainResult:
         return finetune(
             self.packs,
-            weights=self.weights,
             model_dir=self.model_dir,
             train=self.train,
             validation=self.validation,
             stopping=self.stopping,
             run_dir=self.run_dir,
             context=context,
-            on_progress=silent,
+            on_progress=on_progress,
         )
 
 
@@ -93,26 +91,14 @@ Job = PretrainJob | FinetuneJob
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resources:
-    """What each job gets. `cpus_per_worker` is what Ray sets aside, a fraction where jobs share a core.
-
-    Without a GPU a worker computes on `threads` threads, which decides its bytes.
-    """
-
-    workers_per_job: int = 1
-    cpus_per_worker: float = 1
-    gpus_per_worker: int = 0
-    threads: int = 1
-
-
-@dataclass(frozen=True, kw_only=True)
 class RayContext:
-    """One rank of one job inside a Ray Train worker."""
+    """One rank of one job inside a Ray Train worker, on a CPU."""
 
     rank: int
     world_size: int
-    device: torch.device
     group: Any
+
+    device = torch.device("cpu")
 
     def all_reduce(self, tensor: torch.Tensor) -> None:
         if self.world_size > 1:
@@ -125,11 +111,13 @@ class RayContext:
 def fit_with_ray(
     jobs: Sequence[Job],
     *,
-    resources: Resources,
+    cpus_per_worker: float,
     on_progress: Callable[[str, Progress], None],
+    workers_per_job: int = 1,
 ) -> list[TrainResult]:
     """Run the jobs at the same time on a Ray that is initialised, or start one; results in the order of `jobs`.
 
+    `cpus_per_worker` is what Ray sets aside for each worker, a fraction where jobs share a core.
     `on_progress(name, progress)` is called from a thread of this process. Raises what the job raised when that is a
     TamisError (without retries), and TamisError after a worker died more than three times.
     """
@@ -146,17 +134,12 @@ def fit_with_ray(
         logging.getLogger(name).setLevel(logging.ERROR)
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    per_worker: dict[str, float] = {"CPU": resources.cpus_per_worker}
-    if resources.gpus_per_worker:
-        per_worker["GPU"] = resources.gpus_per_worker
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"jobs": list(jobs), "resources": resources},
-        torch_config=TorchConfig(backend="nccl" if resources.gpus_per_worker else "gloo"),
+        train_loop_config={"jobs": list(jobs), "workers_per_job": workers_per_job},
+        torch_config=TorchConfig(backend="gloo"),
         scaling_config=ScalingConfig(
-            num_workers=len(jobs) * resources.workers_per_job,
-            use_gpu=bool(resources.gpus_per_worker),
-            resources_per_worker=per_worker,
+            num_workers=len(jobs) * workers_per_job, resources_per_worker={"CPU": cpus_per_worker}
         ),
         run_config=RunConfig(
             name="ray",
@@ -182,19 +165,16 @@ def fit_with_ray(
 def _work(config: dict[str, Any]) -> None:
     """What every Ray Train worker runs."""
     import ray.train
-    import ray.train.torch
 
-    jobs, resources = config["jobs"], config["resources"]
-    size = resources.workers_per_job
-    if not resources.gpus_per_worker:
-        torch.set_num_threads(resources.threads)
+    jobs, size = config["jobs"], config["workers_per_job"]
     rank = ray.train.get_context().get_world_rank()
     # every rank takes part in making every group
     groups = [
         torch.distributed.new_group(range(i * size, (i + 1) * size)) if size > 1 else None for i in range(len(jobs))
     ]
     number = rank // size
-    context = RayContext(rank=rank % size, world_size=size, device=ray.train.torch.get_device(), group=groups[number])
+    torch.set_num_threads(jobs[number].threads)
+    context = RayContext(rank=rank % size, world_size=size, group=groups[number])
     try:
         jobs[number].run(context)
     except TamisError as error:  # Ray would try again what can't succeed, and bury the message

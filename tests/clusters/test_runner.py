@@ -5,16 +5,23 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
+import threading
 from pathlib import Path
 
 import pytest
 
 from catalog.catalog import Catalog
 from catalog.errors import BadInput, UnknownReference, UsageError
+from catalog.run import Step, Work, begin
+from catalog.snapshot import Snapshot
 from clusters.console import Console, describe, duration
 from clusters.recipes import Recipe, Stated, load, override
-from clusters.runner import _input_bytes, run_recipe, training_group, validate
+from clusters.runner import _input_bytes, _train_ahead, run_recipe, training_group, validate
+from dataops.executors import RayExecutor
+from tests.conftest import Curated
 from tests.dataops.conftest import prose
+from training.steps import run_folder
 
 PROGRESS = {
     "step": "s",
@@ -127,6 +134,69 @@ def test_neighbouring_trainings_go_together_up_to_the_first_that_needs_one_of_th
     assert [entry.name for entry, _ in training_group(steps, 0, {})] == ["a", "b"]
     made = {"a": None, "b": None}
     assert [entry.name for entry, _ in training_group(steps, 2, made)] == ["c", "d"]  # type: ignore[arg-type]
+
+
+class Together:
+    """A curated store, three entries that train (two of them equal), and a trainer that only notes what it is given."""
+
+    def __init__(self, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.catalog = Catalog.open(store)
+        self.executor = RayExecutor(workers=2)
+        self.given: list[list[str]] = []
+        entries = [
+            Stated(name=name, step="pretrain", inputs=("generic-packs",), settings={"tokens": tokens})
+            for name, tokens in (("a", 1), ("b", 2), ("also-a", 1))
+        ]
+        self.group = validate(Recipe(entries=tuple(entries)))
+        monkeypatch.setattr("dataops.executors.start_ray", lambda workers: None)
+        monkeypatch.setattr("training.steps.train_together", self.train)
+
+    def train(self, waiting: list[tuple[Step, Work, list[Snapshot]]]) -> None:
+        self.given.append([work.name for _, work, _ in waiting])
+        for _, work, _ in waiting:
+            finish(work)
+
+    def work(self, number: int) -> Work:
+        entry, step = self.group[number]
+        packs = self.catalog.snapshot("generic-packs")
+        return begin(step, packs, into=entry.name, catalog=self.catalog, executor=self.executor)
+
+    def ahead(self) -> None:
+        _train_ahead(self.group, {}, Catalog(self.catalog.store), self.executor, Console(quiet=True))
+
+
+def finish(work: Work) -> None:
+    run_folder(work).mkdir(parents=True)
+    (run_folder(work) / "result.json").write_text("{}")
+
+
+@pytest.fixture
+def together(curated: Curated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Together:
+    return Together(Path(shutil.copytree(curated.store, tmp_path / "store")), monkeypatch)
+
+
+def test_equal_entries_of_two_names_are_trained_once_and_finished_ones_not_again(together: Together) -> None:
+    together.ahead()
+    together.ahead()
+    assert together.given == [["a", "b"]]
+
+
+def test_a_single_entry_is_left_to_its_own_run(together: Together) -> None:
+    finish(together.work(1))
+    together.ahead()
+    assert together.given == []
+
+
+def test_of_two_processes_that_train_ahead_one_works_and_the_other_waits_for_its_locks(together: Together) -> None:
+    other = threading.Thread(target=together.ahead)
+    with together.work(0).exclusive():  # the lock of one of the runs is enough to keep the other process out
+        other.start()
+        other.join(0.5)
+        assert other.is_alive()
+        finish(together.work(0))
+        finish(together.work(1))
+    other.join(30)
+    assert (other.is_alive(), together.given) == (False, [])
 
 
 def test_the_shipped_files_of_a_recipe_are_plain_yaml(recipe: Recipe, tmp_path: Path) -> None:

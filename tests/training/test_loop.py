@@ -189,6 +189,8 @@ def test_a_loss_that_is_no_number_names_step_and_documents_and_is_never_saved(
     with pytest.raises(Diverged, match=r"step 6: the loss is nan.*documents (01|02)[0-9a-f]{30}"):
         pretrain([pack], weights=None, model=shape, train=settings, run_dir=tmp_path / "run", context=local)
     assert not list((tmp_path / "run" / "checkpoints").glob("step-*"))
+    still_open = [os.path.realpath(path) for path in Path("/proc/self/fd").iterdir()]
+    assert not [path for path in still_open if path.startswith(str(tmp_path))]
 
 
 @dataclasses.dataclass

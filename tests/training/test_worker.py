@@ -9,13 +9,13 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 
 from catalog.errors import UsageError
 from training.config import EarlyStopping
 from training.context import LocalContext
-from training.pretrain import TrainResult
 from training.telemetry import read_metrics
-from training.worker import FinetuneJob, Job, PretrainJob, RayContext, Resources, fit_with_ray
+from training.worker import FinetuneJob, Job, PretrainJob, RayContext, fit_with_ray
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +43,8 @@ class DyingContext(RayContext):
 
 
 @dataclasses.dataclass(frozen=True)
-class KilledOnce:
-    """A job whose worker dies the first time it runs."""
+class Watched:
+    """A job in a wrapper that says what its worker does."""
 
     job: Job
 
@@ -56,78 +56,99 @@ class KilledOnce:
     def run_dir(self) -> Path:
         return self.job.run_dir
 
-    def run(self, context: RayContext) -> TrainResult:
-        return self.job.run(context if (self.run_dir / "killed").exists() else DyingContext(**vars(context)))
+    @property
+    def threads(self) -> int:
+        return self.job.threads
 
 
-def bytes_of(result: TrainResult) -> bytes:
-    return (result.model_dir / "model.safetensors").read_bytes()
+class KilledOnce(Watched):
+    """A job whose worker dies the first time it runs."""
+
+    def run(self, context: RayContext) -> None:
+        self.job.run(context if (self.run_dir / "killed").exists() else DyingContext(**vars(context)))
+
+
+class Counted(Watched):
+    """A job that notes the number of threads it ran on."""
+
+    def run(self, context: RayContext) -> None:
+        self.job.run(context)
+        (self.run_dir / "threads").write_text(str(torch.get_num_threads()))
+
+
+def bytes_of(run_dir: Path) -> bytes:
+    return (run_dir / "model" / "model.safetensors").read_bytes()
 
 
 def no_progress(name, progress):
     assert progress.steps
 
 
-@pytest.mark.slow
+def three_jobs(folder: Path, start: Path, *, pack, shape, settings, documents) -> list[Job]:
+    """Two to pretrain, the second by weights, and one to fine-tune the model in `start`, on two threads."""
+    shared = {"packs": (pack,), "train": settings}
+    tuning = {"model_dir": start, "validation": documents, "stopping": EarlyStopping(evaluate_every=5, patience=2)}
+    weights = (1.0, 2.0, 0.0, 1.0)
+    return [
+        PretrainJob(name="plain", weights=None, model=shape, run_dir=folder / "plain", **shared),
+        PretrainJob(name="weighed", weights=weights, model=shape, run_dir=folder / "weighed", **shared),
+        FinetuneJob(name="tuned", run_dir=folder / "tuned", threads=2, **tuning, **shared),
+    ]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, pack, shape, settings, documents) -> Path:
+    """The folder of the three jobs, each run in this process on its own number of threads."""
+    folder = tmp_path_factory.mktemp("alone")
+    for job in three_jobs(
+        folder, folder / "plain" / "model", pack=pack, shape=shape, settings=settings, documents=documents
+    ):
+        job.run(LocalContext(device_name="cpu", num_threads=job.threads))
+    torch.set_num_threads(1)
+    return folder
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_started")
-def test_jobs_side_by_side_equal_local_runs_to_the_byte_though_a_worker_is_killed(
-    tmp_path, pack, shape, settings, documents, local
+def test_jobs_side_by_side_give_the_bytes_of_each_alone_and_a_wrong_one_raises_its_own_error(
+    tmp_path, alone, pack, shape, settings, documents
 ):
-    def jobs(folder: Path) -> list[Job]:
-        start = tmp_path / "here" / "plain" / "model"
-        shared = {"packs": (pack,), "train": settings}
-        stopping = EarlyStopping(evaluate_every=5, patience=2)
-        return [
-            PretrainJob(name="plain", weights=None, model=shape, run_dir=folder / "plain", **shared),
-            PretrainJob(
-                name="weighed", weights=(1.0, 2.0, 0.0, 1.0), model=shape, run_dir=folder / "weighed", **shared
-            ),
-            FinetuneJob(
-                name="tuned",
-                weights=None,
-                model_dir=start,
-                validation=documents,
-                stopping=stopping,
-                run_dir=folder / "tuned",
-                **shared,
-            ),
-        ]
-
-    alone = [job.run(local) for job in jobs(tmp_path / "here")]
-    plain, weighed, tuned = jobs(tmp_path / "there")
-    found = fit_with_ray(
-        [plain, KilledOnce(weighed), tuned], resources=Resources(cpus_per_worker=0.5), on_progress=no_progress
-    )
-    assert (weighed.run_dir / "killed").read_text() == "step-00000006"
-    assert [bytes_of(each) for each in found] == [bytes_of(each) for each in alone]
-    assert len({bytes_of(each) for each in found}) == 3
-
-
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_started")
-def test_two_workers_on_one_job_give_the_losses_of_one(tmp_path, pack, shape, settings, local):
-    def job(name: str) -> PretrainJob:
-        return PretrainJob(name=name, packs=(pack,), weights=None, model=shape, train=settings, run_dir=tmp_path / name)
-
-    fit_with_ray([job("pair")], resources=Resources(workers_per_job=2), on_progress=no_progress)
-    job("one").run(local)
-    pair, one = ([line["loss"] for line in read_metrics(tmp_path / name / "metrics.jsonl")] for name in ("pair", "one"))
-    assert pair == pytest.approx(one, abs=1e-4)
-
-
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_started")
-def test_an_error_of_the_user_comes_back_as_it_was_raised(tmp_path, pack, shape, settings):
-    wrong = PretrainJob(
-        name="wrong", packs=(pack,), weights=(1, 1, 1, 1), model=shape, train=settings, run_dir=tmp_path / "wrong"
-    )
+    start = alone / "plain" / "model"
+    plain, *jobs = three_jobs(tmp_path, start, pack=pack, shape=shape, settings=settings, documents=documents)
+    wrong = dataclasses.replace(plain, name="wrong", weights=(1, 1, 1, 1), run_dir=tmp_path / "wrong")
     with pytest.raises(UsageError) as here:
         wrong.run(LocalContext(device_name="cpu", num_threads=1))
     with pytest.raises(UsageError) as there:
-        fit_with_ray([wrong], resources=Resources(), on_progress=no_progress)
+        fit_with_ray([*map(Counted, jobs), wrong], cpus_per_worker=0.5, on_progress=no_progress)
     assert str(there.value) == str(here.value)
     assert "cell 2" in str(there.value)
+    for job in jobs:
+        assert bytes_of(job.run_dir) == bytes_of(alone / job.name)
+        assert (job.run_dir / "threads").read_text() == str(job.threads)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_started")
+def test_jobs_whose_worker_was_killed_end_with_the_bytes_of_local_runs(
+    tmp_path, alone, pack, shape, settings, documents
+):
+    start = alone / "plain" / "model"
+    plain, weighed, tuned = three_jobs(tmp_path, start, pack=pack, shape=shape, settings=settings, documents=documents)
+    found = fit_with_ray([plain, KilledOnce(weighed), tuned], cpus_per_worker=0.5, on_progress=no_progress)
+    assert (weighed.run_dir / "killed").read_text() == "step-00000006"
+    assert [result.model_dir for result in found] == [job.run_dir / "model" for job in (plain, weighed, tuned)]
+    for job in (plain, weighed, tuned):
+        assert bytes_of(job.run_dir) == bytes_of(alone / job.name)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_started")
+def test_two_workers_on_one_job_give_the_losses_of_one(tmp_path, alone, pack, shape, settings):
+    job = PretrainJob(name="pair", packs=(pack,), weights=None, model=shape, train=settings, run_dir=tmp_path / "pair")
+    fit_with_ray([job], cpus_per_worker=1, workers_per_job=2, on_progress=no_progress)
+    pair, one = ([line["loss"] for line in read_metrics(f / "metrics.jsonl")] for f in (job.run_dir, alone / "plain"))
+    assert pair == pytest.approx(one, abs=1e-4)
 
 
 def test_jobs_that_share_a_name_or_a_folder_or_give_a_relative_one_are_refused(tmp_path, pack, shape, settings):
@@ -140,4 +161,4 @@ def test_jobs_that_share_a_name_or_a_folder_or_give_a_relative_one_are_refused(t
         ([job("a", Path("here"))], "must be absolute"),
     ):
         with pytest.raises(ValueError, match=message):
-            fit_with_ray(jobs, resources=Resources(), on_progress=no_progress)
+            fit_with_ray(jobs, cpus_per_worker=1, on_progress=no_progress)

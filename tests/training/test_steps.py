@@ -1,0 +1,140 @@
+"""Training as steps of a catalog: what is trained together or alone, and what does not go together."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from catalog.catalog import Catalog
+from catalog.errors import UsageError
+from catalog.run import StageProgress, begin, run
+from catalog.snapshot import Snapshot
+from dataops.executors import LocalExecutor
+from tests.conftest import Curated
+from training import steps
+from training.context import LocalContext
+from training.steps import Evaluate, Export, Finetune, Pretrain, train_together
+
+SMALL = {"params": 130_000, "tokens": 2_000, "batch_rows": 4}
+HERE = LocalExecutor(workers=2)
+
+
+@pytest.fixture
+def catalog(curated: Curated, tmp_path: Path) -> Catalog:
+    """A store of its own with everything up to packs."""
+    shutil.copytree(curated.store, tmp_path / "store")
+    return Catalog.open(tmp_path / "store")
+
+
+@pytest.fixture
+def models(catalog: Catalog) -> list[Snapshot]:
+    packs = catalog.snapshot("generic-packs")
+    made = [
+        run(Pretrain(**SMALL, seed=seed), packs, into=f"model-{seed}", catalog=catalog, executor=HERE)
+        for seed in range(2)
+    ]
+    torch.set_num_threads(1)
+    return made
+
+
+def of_another_tokenizer(catalog: Catalog, name: str) -> Snapshot:
+    """A snapshot like the one called `name`, as another tokenizer would have made it."""
+    given = catalog.snapshot(name)
+    artifacts = {**given.contents.artifacts, "tokenizer": replace(given.artifact("tokenizer"), sha256="0" * 64)}
+    contents = replace(given.contents, artifacts=artifacts)
+    return catalog.commit(f"other-{name}", contents, catalog.runs[given.run])
+
+
+def test_runs_trained_together_keep_the_ids_threads_and_seconds_of_runs_alone(
+    catalog: Catalog, curated: Curated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = {"one": Pretrain(**SMALL, threads=1), "two": Pretrain(**SMALL, threads=2)}
+    alone, together = catalog, Catalog.open(shutil.copytree(curated.store, tmp_path / "together"))
+    packs = catalog.snapshot("generic-packs")
+    used = []
+
+    def fit(jobs, *, cpus_per_worker, on_progress):
+        """What Ray's workers do, one after the other."""
+        used.extend((job.name, job.threads, cpus_per_worker) for job in jobs)
+        return [job.run(LocalContext(device_name="cpu", num_threads=job.threads)) for job in jobs]
+
+    monkeypatch.setattr(steps, "fit_with_ray", fit)
+    works = [begin(step, packs, into=name, catalog=together, executor=HERE) for name, step in wanted.items()]
+    train_together([(step, work, [packs]) for step, work in zip(wanted.values(), works, strict=True)])
+    assert used == [("one", 1, 1.0), ("two", 2, 1.0)]
+    for name, step in wanted.items():
+        mine = run(step, packs, into=name, catalog=alone, executor=HERE)
+        theirs = run(step, packs, into=name, catalog=together, executor=HERE)
+        assert (mine.id, mine.run) == (theirs.id, theirs.run)
+        (stage,) = together.runs[theirs.run].stages
+        assert (stage["stage"], stage["unit"], stage["rows"]) == ("train", "tokens", theirs.contents.summary["tokens"])
+        assert 0 < stage["seconds"] <= together.runs[theirs.run].seconds
+    torch.set_num_threads(1)
+
+
+def test_training_in_this_process_tells_its_progress(catalog: Catalog) -> None:
+    heard: list[StageProgress] = []
+    packs = catalog.snapshot("generic-packs")
+    run(Pretrain(**SMALL), packs, into="model", catalog=catalog, executor=HERE, listener=heard.append)
+    assert [each.done for each in heard] == list(range(1, heard[0].total + 1))
+    assert "tokens/s" in heard[-1].note
+
+
+def test_a_model_learns_and_is_scored_on_text_of_one_tokenizer_only(catalog: Catalog, models: list[Snapshot]) -> None:
+    packs, validation, model = catalog.snapshot("target-packs"), catalog.snapshot("validation"), models[0]
+    others = {name: of_another_tokenizer(catalog, name) for name in ("validation", "model-0")}
+    for step, inputs, message in (
+        (Finetune(tokens=10), [packs, others["validation"], model], "target-packs@1 and other-validation@1 have diff"),
+        (Finetune(tokens=10), [packs, validation, others["model-0"]], "target-packs@1 and other-model-0@1 have diff"),
+        (Evaluate(), [validation, model, others["model-0"]], "validation@1 and other-model-0@1 have different tok"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            run(step, *inputs, into="x", catalog=catalog, executor=HERE)
+
+
+def test_models_of_one_name_are_not_compared(catalog: Catalog, models: list[Snapshot]) -> None:
+    newer = run(
+        Pretrain(**SMALL, seed=7), catalog.snapshot("generic-packs"), into="model-0", catalog=catalog, executor=HERE
+    )
+    with pytest.raises(UsageError, match="model-0@1 and model-0@2 share a name"):
+        run(Evaluate(), catalog.snapshot("validation"), models[0], newer, into="x", catalog=catalog, executor=HERE)
+
+
+def test_an_evaluation_of_renamed_models_speaks_of_the_new_names(catalog: Catalog, models: list[Snapshot]) -> None:
+    validation, packs = catalog.snapshot("validation"), catalog.snapshot("generic-packs")
+    renamed = run(Pretrain(**SMALL, seed=0), packs, into="renamed", catalog=catalog, executor=HERE)
+    assert renamed.id == models[0].id
+    for model in (models[0], renamed):
+        scores = run(Evaluate(threads=1), validation, model, into="scores", catalog=catalog, executor=HERE)
+        assert [row["model"] for row in scores.contents.summary["results"]] == [model.name]
+
+
+def test_an_export_is_the_best_of_the_models_given_and_says_how_it_was_chosen_and_how_good_it_is(
+    catalog: Catalog, models: list[Snapshot]
+) -> None:
+    chosen, tested = (
+        run(Evaluate(threads=1), catalog.snapshot(name), *models, into=f"{name}-scores", catalog=catalog, executor=HERE)
+        for name in ("validation", "test")
+    )
+    best = min(chosen.contents.summary["results"], key=lambda row: row["bits_per_byte"])["model"]
+    for tests in ([], [tested]):
+        made = run(Export(), chosen, *tests, *models, into="export", catalog=catalog, executor=HERE)
+        card = catalog.store.local(made.artifact("README.md")).read_text()
+        assert made.contents.summary["model"] == best
+        assert made.contents.artifacts["tokenizer.json"].bytes
+        assert "best of 2 models on the" in card
+        assert "documents of `validation`" in card
+        assert ("documents of `test`" in card) == bool(tests)
+    (pair,) = tested.contents.summary["comparisons"]
+    assert f"| model-1 | {tested.contents.summary['results'][1]['bits_per_byte']:.4f} |" in card
+    assert f"{pair['difference']:+.4f} [{pair['low']:+.4f}, {pair['high']:+.4f}]" in card
+
+
+def test_a_model_that_the_evaluation_did_not_score_is_not_exported(catalog: Catalog, models: list[Snapshot]) -> None:
+    scores = run(Evaluate(threads=1), catalog.snapshot("test"), models[0], into="s", catalog=catalog, executor=HERE)
+    with pytest.raises(UsageError, match="s@1 did not score model-1@1"):
+        run(Export(), scores, *models, into="export", catalog=catalog, executor=HERE)
