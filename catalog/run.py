@@ -189,6 +189,7 @@ def run(
         snapshot = _known(catalog.refresh(), work.fingerprint, into) or _make(step, inputs, into, work)
         publish(catalog)
         shutil.rmtree(work.folder, ignore_errors=True)
+        catalog.store.sweep()
     return snapshot
 
 

@@ -18,7 +18,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,23 +145,31 @@ class Store:
         folder = self.scratch()
         path = folder / f"{secrets.token_hex(8)}.{suffix}"
         refs: list[FileRef] = []
-        try:
-            yield path, refs
-            refs.append(self.put(path, suffix=suffix))
-        except OSError as error:
-            if error.errno == 28:  # ENOSPC
-                raise TamisError(
-                    f"the disk of {self.root} is full: free space and run the same command again"
-                ) from error
-            raise
-        finally:
-            path.unlink(missing_ok=True)
+        with _lock(folder, fcntl.LOCK_SH):
+            try:
+                yield path, refs
+                refs.append(self.put(path, suffix=suffix))
+            except OSError as error:
+                if error.errno == 28:  # ENOSPC
+                    raise TamisError(
+                        f"the disk of {self.root} is full: free space and run the same command again"
+                    ) from error
+                raise
+            finally:
+                path.unlink(missing_ok=True)
 
     def scratch(self) -> Path:
         """A local folder for files that are not finished yet, on the same disk as a local store."""
         folder = self.here / "work" / "_scratch"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def sweep(self) -> None:
+        """Remove the unfinished files of writers that were killed; nothing happens while anybody writes."""
+        folder = self.scratch()
+        with suppress(BlockingIOError), _lock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            for left in folder.iterdir():
+                left.unlink()
 
     def local(self, ref: FileRef) -> Path:
         """A local path with the bytes of `ref`; from a remote store the file is copied once. Raises CorruptStore."""
@@ -180,6 +188,17 @@ class Store:
         folder = self.here / "work" / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+
+@contextmanager
+def _lock(folder: Path, operation: int) -> Iterator[None]:
+    """Hold a lock on a folder; a process that dies lets go of it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, operation)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _move(source: Path, target: str) -> None:

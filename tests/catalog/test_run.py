@@ -69,6 +69,17 @@ def test_a_run_that_failed_in_the_middle_goes_on_from_its_receipts(catalog):
     assert receipts_of(catalog) == []
 
 
+def test_what_killed_writers_left_goes_when_a_run_ends_but_not_under_a_writer(catalog):
+    left = catalog.store.scratch() / "left.parquet"
+    left.write_bytes(b"half")
+    with catalog.store.writing(suffix="txt") as (path, _):
+        path.write_bytes(b"whole")
+        run(Sprout(), into="raw", catalog=catalog, executor=Inline())
+        assert left.exists()
+    run(Sprout(rows=6), into="raw", catalog=catalog, executor=Inline())
+    assert list(catalog.store.scratch().iterdir()) == []
+
+
 def test_a_resumed_run_is_byte_for_byte_an_uninterrupted_one(catalog, tmp_path):
     for fail_before in (1, 2, 4):
         with pytest.raises(RuntimeError):
