@@ -78,8 +78,6 @@ EDGES = pa.schema(
         ("right", pa.int64()),
         ("left_id", pa.string()),
         ("right_id", pa.string()),
-        ("left_n_chars", pa.int32()),
-        ("right_n_chars", pa.int32()),
         ("similarity", pa.float64()),
     ]
 )

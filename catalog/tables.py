@@ -18,10 +18,10 @@ from catalog.store import FileRef, Store
 ROW_GROUP = 8192
 
 
-def write_table(store: Store, table: pa.Table) -> FileRef:
+def write_table(store: Store, table: pa.Table, *, compression: str = "zstd") -> FileRef:
     """Put `table` into the store as Parquet."""
     with store.writing(suffix="parquet") as (path, refs):
-        pq.write_table(table, path, compression="zstd", row_group_size=ROW_GROUP, write_statistics=True)
+        pq.write_table(table, path, compression=compression, row_group_size=ROW_GROUP, write_statistics=True)
     return refs[0]
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-ROWS_PER_PARTITION = 4_000_000
+ROWS_PER_PARTITION = 2_000_000
 
 
 def num_partitions(rows: int) -> int:

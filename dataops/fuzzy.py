@@ -1,26 +1,29 @@
 """Near-duplicate removal in which every dropped document names a kept one that really is that similar.
 
-Word 5-gram shingles -> MinHash signatures -> band keys; one exchange by band key gives candidate pairs, each member of
-a bucket against the bucket's most preferred (never all pairs); every candidate is verified by the exact Jaccard of the
-shingle sets; then documents are visited from most to least preferred and one is dropped only if a document already kept
-has a verified Jaccard >= threshold with it. No chains, no unverified removals. (bands, rows) come from datasketch's
-optimiser, weighted to recall because verification restores precision. Preferred: longest, then smallest id.
+Word shingles -> MinHash signatures -> band keys; one exchange by band key gives candidate pairs, which sketches thin
+out; every pair left is verified by the exact Jaccard of the shingle sets; then documents are visited from most to least
+preferred and one is dropped only if a document already kept is that similar (dataops.keep). No chains, no unverified
+removals. (bands, rows) come from datasketch's optimiser, weighted to recall because verification restores precision.
 
-The verified pairs from `store_from` up stay in the snapshot (table `edges`), so a later threshold needs no text.
-Cost: one pass over the text for the signatures and one over the candidates' texts.
+What was computed stays in the snapshot: `signatures` (band keys and sketches) and `edges` (verified pairs). So another
+threshold or policy reads no text (Redecide), and documents that come later are compared with those that were there
+without hashing these again (dataops.append).
+
+Cost: one pass over the text for the signatures and one over the text of documents in candidate pairs. Memory: that of
+one shard or one partition a worker, whatever the corpus.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from datasketch import MinHashLSH
 
 from catalog.errors import UsageError
@@ -30,32 +33,42 @@ from catalog.snapshot import Contents, Snapshot
 from catalog.store import Store
 from catalog.tables import read_live, read_table, write_table
 from dataops.exchange import by_key, gather, num_partitions, scatter
-from dataops.kernels.components import keep_decisions, star_pairs
+from dataops.keep import Keeping, keep, row_offsets, settings_of, with_settings
+from dataops.kernels.hashing import from_hex, to_hex
 from dataops.kernels.jaccard import pair_jaccard
-from dataops.kernels.minhash import band_keys, minhash, permutations
+from dataops.kernels.minhash import band_keys, minhash_texts, permutations
 from dataops.kernels.ngrams import shingles
-from dataops.step import counts, decide, extend, layer_name, shard_tasks
+from dataops.kernels.pairs import candidate_pairs, matches_at, sketches
+from dataops.kernels.ragged import Ragged
+from dataops.step import shard_tasks
 
 BATCH_BYTES = 8 << 20
+ALL_PAIRS_UP_TO = 64  # documents in a bucket; larger ones are boilerplate or one document many times
+MISSED_DEVIATIONS = 3.0  # a pair whose sketches agree less than this far below `verify_from` is not looked at
 
 
 @dataclass(frozen=True, kw_only=True)
-class FuzzyDedup:
-    """Drop documents whose word-`shingle` Jaccard with a kept one is at least `threshold`."""
+class FuzzyDedup(Keeping):
+    """Drop documents whose word-`shingle` Jaccard with a kept one is at least `threshold`.
+
+    Pairs that may reach `verify_from` are verified and stored. With `first_come`, shards that went through this step
+    before keep their documents against later ones, whatever the policy prefers.
+    """
 
     verb: ClassVar[str] = "fuzzy-dedup"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
 
-    threshold: float = 0.8
     shingle: int = 5
     permutations: int = 128
     seed: int = 1
-    store_from: float = 0.5
+    verify_from: float = 0.7
+    first_come: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.store_from <= self.threshold <= 1:
+        super().__post_init__()
+        if not 0 < self.verify_from <= self.threshold:
             raise UsageError(
-                f"threshold {self.threshold}, store_from {self.store_from}: expected 0 < store_from <= threshold <= 1"
+                f"verify_from {self.verify_from}, threshold {self.threshold}: expected 0 < verify_from <= threshold"
             )
         if self.shingle < 1 or self.permutations < 2:
             raise UsageError(
@@ -65,183 +78,284 @@ class FuzzyDedup:
 
     @property
     def bands_and_rows(self) -> tuple[int, int]:
-        """Bands and rows per band that minimise missed pairs first (weights 0.1 false positive, 0.9 false negative)."""
-        index = MinHashLSH(threshold=self.threshold, num_perm=self.permutations, weights=(0.1, 0.9))
-        return index.b, index.r
+        """Bands and rows per band that minimise missed pairs (weight 0.98) before false candidates (0.02)."""
+        return _bands_and_rows(self.threshold, self.permutations)
 
-    def build(self, work: Work, *inputs: Snapshot) -> Contents:
-        """A decision layer `near-duplicate` on the one snapshot given."""
-        (snapshot,) = inputs
-        snapshot.require("documents")
+    @property
+    def hashing(self) -> dict[str, Any]:
+        """The settings that signatures depend on; similarities depend on `shingle` alone."""
         bands, rows = self.bands_and_rows
-        layer = layer_name(snapshot, "near-duplicate")
-        partitions = num_partitions(snapshot.contents.rows * bands)
-        sizes = [work.store.local(shard.tables["documents"]) for shard in snapshot.contents.shards]
-        offsets = _row_offsets(sizes)
-        settings = {"folder": str(work.folder), "offsets": offsets, "step": self, "bands": bands, "band_rows": rows}
-        signed = work.stage("sign", _sign, shard_tasks(snapshot, partitions=partitions, **settings))
-        files = [receipt["path"] for receipt in signed]
-        matches = [{"files": files, "partition": p, **settings} for p in range(partitions)]
-        matched = [receipt["path"] for receipt in work.stage("match", _match, matches, unit="keys")]
-        tasks = shard_tasks(snapshot, files=matched, shards=snapshot.contents.shards, **settings)
-        verified = work.stage("verify", _verify, tasks, unit="pairs")
-        edges = [receipt["tables"]["edges"] for receipt in verified]
-        (resolved,) = work.stage("resolve", _resolve, [{"edges": edges, **settings}])
-        tasks = shard_tasks(snapshot, resolved=resolved["path"], layer=layer, **settings)
-        receipts = work.stage("decide", _decide, tasks)
-        for receipt, found in zip(receipts, verified, strict=True):
-            receipt["tables"] |= found["tables"]
-        summary = {
-            **counts(receipts),
+        return {
+            "shingle": self.shingle,
+            "permutations": self.permutations,
+            "seed": self.seed,
             "bands": bands,
             "band_rows": rows,
-            "candidate_pairs": sum(receipt["pairs"] for receipt in verified),
-            "verified_pairs": resolved["pairs"],
         }
-        return extend(snapshot, receipts, layer=layer, summary=summary)
+
+    def build(self, work: Work, *inputs: Snapshot) -> Contents:
+        """A decision layer `near-duplicate` on the one snapshot given, and the tables `signatures` and `edges`."""
+        (snapshot,) = inputs
+        shards = snapshot.require("documents").contents.shards
+        bands, rows = self.bands_and_rows
+        partitions, offsets = num_partitions(snapshot.contents.rows * bands), row_offsets(work.store, snapshot)
+        settings = {"folder": str(work.folder), "offsets": offsets, "step": self, "partitions": partitions}
+        with open(work.folder / "sketches", "ab") as file:
+            file.truncate(offsets[-1] * self.permutations)
+        with open(work.folder / "preferences", "ab") as file:
+            file.truncate(offsets[-1] * 8)
+
+        signed = work.stage("sign", _sign, shard_tasks(snapshot, **settings))
+        keys = [receipt["path"] for receipt in signed]
+        tasks: list[Task] = [{"files": keys, "partition": p, **settings} for p in range(partitions)]
+        matched = [receipt["path"] for receipt in work.stage("match", _match, tasks, unit="keys")]
+        pairs = work.stage("pair", _pair, shard_tasks(snapshot, files=matched, **settings), unit="pairs")
+        wanted = [receipt["wanted"] for receipt in pairs]
+        shingled = work.stage("shingle", _shingle, shard_tasks(snapshot, files=wanted, **settings))
+        sets = [receipt["path"] for receipt in shingled]
+        new = [receipt["path"] for receipt in pairs]
+        tasks = [{"pairs": path, "sets": sets, "shards": shards, "number": n, **settings} for n, path in enumerate(new)]
+        verified = work.stage("verify", _verify, tasks, unit="pairs")
+
+        before = [number for number, shard in enumerate(shards) if "edges" in shard.tables]
+        return keep(
+            work,
+            snapshot,
+            [file_ref(receipt["edges"]) for receipt in verified],
+            self,
+            offsets=offsets,
+            shingle=self.shingle,
+            first_come=offsets[before[-1] + 1] if self.first_come and before else 0,
+            tables=[
+                {"signatures": one["signatures"], "edges": other["edges"]}
+                for one, other in zip(signed, verified, strict=True)
+            ],
+            summary={
+                "bands": bands,
+                "band_rows": rows,
+                "documents_hashed": sum(receipt["hashed"] for receipt in signed),
+                "candidate_pairs": sum(receipt["pairs"] for receipt in pairs),
+                "pairs_read": sum(receipt["pairs"] for receipt in verified),
+            },
+        )
 
 
-def _row_offsets(paths: Sequence[Path]) -> list[int]:
-    """Documents are numbered through all shards: document = offsets[shard] + row."""
-    return [0, *np.cumsum([pq.read_metadata(path).num_rows for path in paths]).tolist()]
+@functools.cache
+def _bands_and_rows(threshold: float, permutations: int) -> tuple[int, int]:
+    index = MinHashLSH(threshold=threshold, num_perm=permutations, weights=(0.02, 0.98))
+    return index.b, index.r
 
 
 def _sign(store: Store, task: Task) -> Receipt:
+    """Signatures of a shard's live documents, computed or stored by an earlier run, and their keys by partition."""
     step: FuzzyDedup = task["step"]
-    live = read_live(store, task["shard"], task["layers"], ["row", "h64", "n_chars", "text"])
-    hashes = permutations(step.permutations, step.seed)
-    parts = []
-    for batch in _batches(live):
-        offsets, values = shingles(batch["text"], step.shingle)
-        some = np.flatnonzero(np.diff(offsets))
-        signatures = minhash(offsets, values, hashes)[some]
-        keys = band_keys(signatures, task["bands"], task["band_rows"])
-        documents = batch["row"].to_numpy()[some].astype(np.int64) + task["offsets"][task["number"]]
-        parts.append(
-            pa.table(
-                {
-                    "key": keys.reshape(-1),
-                    "document": np.repeat(documents, task["bands"]),
-                    "n_chars": np.repeat(batch["n_chars"].to_numpy()[some], task["bands"]),
-                    "h64": np.repeat(batch["h64"].to_numpy()[some], task["bands"]),
-                }
-            )
-        )
-    table = pa.concat_tables(parts).combine_chunks()
+    shard, partitions = task["shard"], task["partitions"]
+    facts = read_live(store, shard, task["layers"], ["row", "h64", "n_chars"])
+    ref, hashed, size = shard.tables.get("signatures"), 0, 0
+    if ref is None or settings_of(store, ref) != step.hashing:
+        text = read_live(store, shard, task["layers"], ["row", "text"])
+        hashed, size = text.num_rows, text["text"].nbytes
+        signed = pa.concat_tables([_signatures(batch, step) for batch in _batches(text)])
+        ref = write_table(store, with_settings(signed, step.hashing), compression="none")  # hashes do not compress
+    table = read_table(store, ref)
+    table = table.filter(pc.is_in(table["row"], value_set=facts["row"].combine_chunks())).combine_chunks()
+    rows, first = table["row"].to_numpy(), task["offsets"][task["number"]]
+    _fill(task, "sketches", rows, _bytes_of(table["sketch"]))
+    chosen = facts.take(pa.array(np.searchsorted(facts["row"].to_numpy(), rows)))
+    _fill(task, "preferences", rows, _preference(chosen).view(np.uint8).reshape(-1, 8))
+    keys = _bytes_of(table["keys"]).view(np.uint64)
+    documents = np.repeat(rows.astype(np.int64) + first, keys.shape[1])
+    exchanged = pa.table({"key": keys.reshape(-1), "document": documents})
     path = Path(task["folder"]) / f"sign-{task['number']}.arrow"
-    partition = by_key(table["key"].to_numpy(), task["partitions"])
     return {
-        "path": scatter(path, table, partition, task["partitions"]),
-        "documents": live.num_rows,
-        "bytes": live["text"].nbytes,
+        "path": scatter(path, exchanged, by_key(keys.reshape(-1), partitions), partitions),
+        "signatures": as_json(ref),
+        "documents": facts.num_rows,
+        "hashed": hashed,
+        "bytes": size,
     }
 
 
+def _signatures(batch: pa.Table, step: FuzzyDedup) -> pa.Table:
+    """row, band keys and sketch of the documents of a batch (row, text) that have a shingle."""
+    num_shingles, signatures = minhash_texts(batch["text"], step.shingle, permutations(step.permutations, step.seed))
+    keys = band_keys(signatures, *step.bands_and_rows)
+    some = np.flatnonzero(num_shingles)
+    return pa.table(
+        {
+            "row": batch["row"].combine_chunks().take(pa.array(some)),
+            "keys": _fixed(keys[some].view(np.uint8)),
+            "sketch": _fixed(sketches(signatures[some])),
+        }
+    )
+
+
 def _match(_: Store, task: Task) -> Receipt:
-    rows = gather(task["files"], task["partition"])
-    keys, documents = rows["key"].to_numpy(), rows["document"].to_numpy()
-    order = np.lexsort((rows["h64"].to_numpy(), -rows["n_chars"].to_numpy().astype(np.int64), keys))
-    left, right = star_pairs(keys[order], documents[order])
-    pairs = pa.table({"left": left, "right": right})
-    path = Path(task["folder"]) / f"match-{task['partition']}.arrow"
-    shards = len(task["offsets"]) - 1
-    return {"path": scatter(path, pairs, _shard_of(left, task), shards), "keys": rows.num_rows}
-
-
-def _verify(store: Store, task: Task) -> Receipt:
+    """Candidate pairs of one partition of the keys, by the shard of their left document."""
     step: FuzzyDedup = task["step"]
-    pairs = gather(task["files"], task["number"]).group_by(["left", "right"], use_threads=False).aggregate([])
-    shard_of_right = _shard_of(pairs["right"].to_numpy(), task)
-    blocks = [EDGES.empty_table()]
-    for number in np.unique(shard_of_right).tolist():
-        blocks.append(_similarities(store, task, number, pairs.filter(pa.array(shard_of_right == number))))
-    edges = pa.concat_tables(blocks).sort_by([("left", "ascending"), ("right", "ascending")])
-    edges = edges.filter(pc.greater_equal(edges["similarity"], step.store_from))
+    folder, offsets = Path(task["folder"]), np.asarray(task["offsets"])
+    rows = gather(task["files"], task["partition"])
+    order = np.argsort(rows["key"].to_numpy())
+    num = offsets[-1]
+    sketch = np.memmap(folder / "sketches", np.uint8, "r", shape=(num, step.permutations)) if num else np.empty((0, 1))
+    preference = np.memmap(folder / "preferences", np.uint64, "r", shape=(num,)) if num else np.empty(0)
+    left, right = candidate_pairs(
+        rows["key"].to_numpy()[order],
+        rows["document"].to_numpy()[order],
+        preference,
+        sketch,
+        at_least=matches_at(step.verify_from, step.permutations, deviations=MISSED_DEVIATIONS),
+        covered=matches_at(step.threshold, step.permutations),
+        all_pairs_up_to=ALL_PAIRS_UP_TO,
+    )
+    path = folder / f"match-{task['partition']}.arrow"
+    pairs = pa.table({"left": left, "right": right})
+    return {"path": scatter(path, pairs, _shard_of(left, offsets), len(offsets) - 1), "keys": rows.num_rows}
+
+
+def _pair(store: Store, task: Task) -> Receipt:
+    """The distinct pairs of a left shard: those verified before aside, and which documents the others need."""
+    folder, number, offsets = Path(task["folder"]), task["number"], np.asarray(task["offsets"])
+    pairs = gather(task["files"], number).group_by(["left", "right"], use_threads=False).aggregate([])
+    known = _known_edges(store, task)
+    pairs = pairs.join(known, ["left", "right"], join_type="left outer", use_threads=False)
+    pairs = pairs.sort_by([("left", "ascending"), ("right", "ascending")]).combine_chunks()
+    path = folder / f"pair-{number}.arrow"
+    scatter(path, pairs, np.zeros(pairs.num_rows, np.int64), 1)
+    unknown = pairs.filter(pc.is_null(pairs["similarity"]))
+    documents = np.unique(np.concatenate([unknown["left"].to_numpy(), unknown["right"].to_numpy()]))
+    wanted = pa.table({"document": documents})
     return {
-        "tables": {"edges": as_json(write_table(store, edges))},
+        "path": str(path),
+        "wanted": scatter(folder / f"wanted-{number}.arrow", wanted, _shard_of(documents, offsets), len(offsets) - 1),
         "pairs": pairs.num_rows,
     }
 
 
-def _similarities(store: Store, task: Task, number: int, pairs: pa.Table) -> pa.Table:
-    """Exact Jaccard of pairs whose left documents lie in the task's shard and whose right ones in shard `number`."""
-    left, right = pairs["left"].to_numpy(), pairs["right"].to_numpy()
-    wanted = np.unique(np.concatenate([left, right]))
-    documents = [_rows(store, task, each, wanted) for each in sorted({task["number"], number})]
-    table = pa.concat_tables(documents).combine_chunks()
-    sets = shingles(table["text"], task["step"].shingle)
-    at_left, at_right = np.searchsorted(wanted, left), np.searchsorted(wanted, right)
-    facts = {
-        f"{side}_{name}": table[name].take(pa.array(at))
-        for side, at in (("left", at_left), ("right", at_right))
-        for name in ("id", "n_chars")
+def _known_edges(store: Store, task: Task) -> pa.Table:
+    """The pairs that an earlier run verified with the same shingles."""
+    ref = task["shard"].tables.get("edges")
+    if ref is None or settings_of(store, ref)["shingle"] != task["step"].shingle:
+        return EDGES.empty_table()
+    return read_table(store, ref)
+
+
+def _shingle(store: Store, task: Task) -> Receipt:
+    """The shingle sets of the documents of a shard that are in pairs to verify."""
+    documents = np.unique(gather(task["files"], task["number"])["document"].to_numpy())
+    path, size, sets = Path(task["folder"]) / f"sets-{task['number']}", 0, []
+    ids = from_hex(pa.array([], pa.string()))
+    if documents.size:
+        table = read_table(store, task["shard"].tables["documents"], ["id", "text"])
+        table = table.take(pa.array(documents - task["offsets"][task["number"]]))
+        ids, size = from_hex(table["id"]), table["text"].nbytes
+        sets = [shingles(batch["text"], task["step"].shingle) for batch in _batches(table)]
+    _Sets.write(path, documents, ids, sets)
+    return {"path": str(path), "documents": documents.size, "bytes": size}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sets:
+    """Shingle sets of documents in a file that is mapped, because a verifying task may look into as many files as there
+    are shards: uint64 n, then n documents (ascending), 2n halves of their ids, n + 1 offsets, and the sets themselves.
+    """
+
+    documents: np.ndarray
+    ids: np.ndarray
+    sets: Ragged
+
+    @staticmethod
+    def write(path: Path, documents: np.ndarray, ids: pa.FixedSizeBinaryArray, sets: list[Ragged]) -> None:
+        sizes = np.concatenate([np.zeros(1, np.int64), *(np.diff(each.offsets) for each in sets)])
+        partial = path.with_suffix(".partial")
+        with open(partial, "wb") as file:
+            for part in ([documents.size], documents, _bytes_of(ids).view(np.uint64), np.cumsum(sizes)):
+                file.write(np.asarray(part, np.uint64).tobytes())
+            for each in sets:
+                file.write(each.values.data)
+        partial.replace(path)
+
+    @classmethod
+    def open(cls, path: str) -> _Sets:
+        words = np.memmap(path, np.uint64, "r")
+        n = int(words[0])
+        documents, ids, offsets, values = np.split(words[1:], np.cumsum([n, 2 * n, n + 1]))
+        return cls(documents=documents.view(np.int64), ids=ids, sets=Ragged(offsets.view(np.int64), values))
+
+    def at(self, documents: np.ndarray) -> np.ndarray:
+        """Positions of documents that are there."""
+        return np.searchsorted(self.documents, documents)
+
+    def hex(self, positions: np.ndarray) -> pa.StringArray:
+        return to_hex(_fixed(self.ids.reshape(-1, 2)[positions].view(np.uint8)))
+
+
+def _verify(store: Store, task: Task) -> Receipt:
+    """All pairs of a left shard with their exact similarity, as the table `edges`."""
+    offsets = np.asarray(task["offsets"])
+    pairs = gather([task["pairs"]], 0)
+    known = pairs.filter(pc.is_valid(pairs["similarity"])).select(EDGES.names).cast(EDGES)
+    unknown = pairs.filter(pc.is_null(pairs["similarity"]))
+    left, right = unknown["left"].to_numpy(), unknown["right"].to_numpy()
+    shard_of_right = _shard_of(right, offsets)
+    own, blocks = _Sets.open(task["sets"][task["number"]]), [known]
+    for number in np.unique(shard_of_right).tolist():
+        other, some = _Sets.open(task["sets"][number]), shard_of_right == number
+        blocks.append(_edges(own, left[some], other, right[some]))
+    edges = pa.concat_tables(blocks).sort_by([("left", "ascending"), ("right", "ascending")])
+    stored = write_table(store, with_settings(edges, {"shingle": task["step"].shingle}))
+    return {"edges": as_json(stored), "pairs": unknown.num_rows}
+
+
+def _edges(one: _Sets, left: np.ndarray, other: _Sets, right: np.ndarray) -> pa.Table:
+    at_left, at_right = one.at(left), other.at(right)
+    columns = {
+        "left": left,
+        "right": right,
+        "left_id": one.hex(at_left),
+        "right_id": other.hex(at_right),
+        "similarity": pair_jaccard(one.sets, other.sets, at_left, at_right),
     }
-    similarity = pair_jaccard(*sets, at_left, at_right)
-    return pa.table({"left": left, "right": right, **facts, "similarity": similarity}).select(EDGES.names).cast(EDGES)
+    return pa.table(columns, schema=EDGES)
 
 
-def _rows(store: Store, task: Task, number: int, wanted: np.ndarray) -> pa.Table:
-    """id, n_chars and text of those of the `wanted` documents that lie in shard `number`, ascending."""
-    first, after = task["offsets"][number], task["offsets"][number + 1]
-    rows = wanted[(wanted >= first) & (wanted < after)] - first
-    table = read_table(store, task["shards"][number].tables["documents"], ["id", "n_chars", "text"])
-    return table.take(pa.array(rows))
+def _preference(facts: pa.Table) -> np.ndarray:
+    """Who leads a large bucket, ascending: longest first, then by hash of the id."""
+    length = np.minimum(facts["n_chars"].to_numpy().astype(np.uint64), np.uint64((1 << 24) - 1))
+    return (np.uint64((1 << 24) - 1) - length) << np.uint64(40) | facts["h64"].to_numpy() >> np.uint64(24)
 
 
-def _resolve(store: Store, task: Task) -> Receipt:
-    step: FuzzyDedup = task["step"]
-    edges = pa.concat_tables([read_table(store, file_ref(ref)) for ref in task["edges"]]).combine_chunks()
-    edges = edges.filter(pc.greater_equal(edges["similarity"], step.threshold))
-    left, right = edges["left"].to_numpy(), edges["right"].to_numpy()
-    documents, first = np.unique(np.concatenate([left, right]), return_index=True)
-    ids = pa.concat_arrays([edges["left_id"].combine_chunks(), edges["right_id"].combine_chunks()]).take(
-        pa.array(first)
-    )
-    lengths = np.concatenate([edges["left_n_chars"].to_numpy(), edges["right_n_chars"].to_numpy()])[first]
-    order = pc.sort_indices(
-        pa.table({"length": -lengths.astype(np.int64), "id": ids}),
-        sort_keys=[("length", "ascending"), ("id", "ascending")],
-    ).to_numpy()
-    rank = np.empty(len(documents), np.int64)
-    rank[order] = np.arange(len(documents))
-    kept, kept_by, similarity = keep_decisions(
-        len(documents),
-        np.searchsorted(documents, left),
-        np.searchsorted(documents, right),
-        edges["similarity"].to_numpy(),
-        rank,
-        step.threshold,
-    )
-    gone = np.flatnonzero(~kept)
-    shard = _shard_of(documents[gone], task)
-    dropped = pa.table(
-        {
-            "row": (documents[gone] - np.asarray(task["offsets"])[shard]).astype(np.int32),
-            "kept_id": ids.take(pa.array(kept_by[gone])),
-            "similarity": similarity[gone],
-        }
-    )
-    path = scatter(Path(task["folder"]) / "resolve.arrow", dropped, shard, len(task["offsets"]) - 1)
-    return {"path": path, "pairs": edges.num_rows, "documents": len(documents)}
+def _fill(task: Task, name: str, rows: np.ndarray, values: np.ndarray) -> None:
+    """Write uint8[rows, width] to the places of a shard's documents in a file that all shards share."""
+    first, after = (task["offsets"][task["number"] + i] for i in (0, 1))
+    if rows.size:
+        shape = (task["offsets"][-1], values.shape[1])
+        whole = np.memmap(Path(task["folder"]) / name, np.uint8, "r+", shape=shape)
+        whole[first:after][rows] = values
+        whole.flush()
 
 
-def _decide(store: Store, task: Task) -> Receipt:
-    step: FuzzyDedup = task["step"]
-    live = read_live(store, task["shard"], task["layers"], ["row", "id"])
-    gone = gather([task["resolved"]], task["number"]).sort_by("row")
-    reason = f"word {step.shingle}-gram Jaccard >= {step.threshold}"
-    dropped = gone.append_column("rule", pa.array(["near-duplicate"] * gone.num_rows, pa.string()))
-    dropped = dropped.append_column("reason", pa.array([reason] * gone.num_rows, pa.string()))
-    return decide(store, live, dropped, layer=task["layer"])
+def _fixed(values: np.ndarray) -> pa.FixedSizeBinaryArray:
+    """uint8[n, width] as binary(width)[n]."""
+    data = pa.py_buffer(np.ascontiguousarray(values))
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(values.shape[1]), len(values), [None, data])
 
 
-def _shard_of(documents: np.ndarray, task: Task) -> np.ndarray:
-    return np.searchsorted(np.asarray(task["offsets"]), documents, side="right") - 1
+def _bytes_of(column: pa.ChunkedArray | pa.FixedSizeBinaryArray) -> np.ndarray:
+    """uint8[n, width] of binary(width)[n]."""
+    width = column.type.byte_width
+    if not len(column):
+        return np.empty((0, width), np.uint8)
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return np.frombuffer(array.buffers()[1], np.uint8)[array.offset * width :][: len(array) * width].reshape(-1, width)
 
 
-def _batches(live: pa.Table) -> Iterator[pa.Table]:
+def _shard_of(documents: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    return np.searchsorted(offsets, documents, side="right") - 1
+
+
+def _batches(table: pa.Table) -> Iterator[pa.Table]:
     """Slices of about BATCH_BYTES of text; at least one."""
-    size = max(live["text"].nbytes, 1)
-    rows = max(1, live.num_rows * BATCH_BYTES // size)
-    for start in range(0, max(live.num_rows, 1), rows):
-        yield live.slice(start, rows)
+    rows = max(1, table.num_rows * BATCH_BYTES // max(table["text"].nbytes, 1))
+    for start in range(0, max(table.num_rows, 1), rows):
+        yield table.slice(start, rows)

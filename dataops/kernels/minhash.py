@@ -10,8 +10,11 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dataops.kernels import codepoints
 from dataops.kernels.hashing import mix_one
-from dataops.kernels.ragged import read_only
+from dataops.kernels.ngrams import at_least_one, hash_words, roll_ngrams
+from dataops.kernels.ragged import Texts, read_only, text_bytes
+from dataops.kernels.text import fold
 
 EMPTY = np.uint32(0xFFFFFFFF)  # the signature of the empty set
 
@@ -45,6 +48,19 @@ def minhash(offsets: ArrayLike, values: ArrayLike, hashes: ArrayLike) -> NDArray
     return _minhash(read_only(offsets, np.int64), read_only(values, np.uint64), a, b)
 
 
+def minhash_texts(texts: Texts, n: int, hashes: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
+    """`minhash` of the `n`-word shingles of each text: (n-grams of each text int64[n], signatures uint32[n, num_perm]).
+
+    The same as `minhash(*ngram_hashes(texts, n), hashes)`, document by document in the processor's cache.
+    """
+    folded = fold(text_bytes(texts))
+    a, b = read_only(hashes, np.uint32)
+    found: tuple[NDArray[np.int64], NDArray[np.uint32]] = _minhash_texts(
+        folded.offsets, folded.values, codepoints.classes(), at_least_one(n), a, b
+    )
+    return found
+
+
 def band_keys(signatures: ArrayLike, bands: int, rows: int) -> NDArray[np.uint64]:
     """A 64-bit key for each of the `bands` runs of `rows` signature entries: uint64[n, bands].
 
@@ -68,32 +84,51 @@ def _finalised(value):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
+def _lower(values, begin, end, a, b, lowest):  # type: ignore[no-untyped-def]
+    """Lower each of `lowest` to its permutation's minimum over values begin..end."""
+    width = a.size
+    i = begin
+    while i + _UNROLL <= end:
+        h0, h1 = _finalised(values[i]), _finalised(values[i + 1])
+        h2, h3 = _finalised(values[i + 2]), _finalised(values[i + 3])
+        h4, h5 = _finalised(values[i + 4]), _finalised(values[i + 5])
+        h6, h7 = _finalised(values[i + 6]), _finalised(values[i + 7])
+        for p in range(width):
+            m, s = a[p], b[p]
+            low = min(np.uint32(m * h0 + s), np.uint32(m * h1 + s))
+            low = min(low, min(np.uint32(m * h2 + s), np.uint32(m * h3 + s)))
+            low = min(low, min(np.uint32(m * h4 + s), np.uint32(m * h5 + s)))
+            low = min(low, min(np.uint32(m * h6 + s), np.uint32(m * h7 + s)))
+            lowest[p] = min(lowest[p], low)
+        i += _UNROLL
+    while i < end:
+        h = _finalised(values[i])
+        for p in range(width):
+            lowest[p] = min(lowest[p], np.uint32(a[p] * h + b[p]))
+        i += 1
+
+
+@numba.njit(cache=True, nogil=True)
 def _minhash(offsets, values, a, b):  # type: ignore[no-untyped-def]
-    num, width = offsets.size - 1, a.size
-    out = np.full((num, width), EMPTY, np.uint32)
-    for row in range(num):
-        begin, end = offsets[row], offsets[row + 1]
-        lowest = out[row]
-        i = begin
-        while i + _UNROLL <= end:
-            h0, h1 = _finalised(values[i]), _finalised(values[i + 1])
-            h2, h3 = _finalised(values[i + 2]), _finalised(values[i + 3])
-            h4, h5 = _finalised(values[i + 4]), _finalised(values[i + 5])
-            h6, h7 = _finalised(values[i + 6]), _finalised(values[i + 7])
-            for p in range(width):
-                m, s = a[p], b[p]
-                low = min(np.uint32(m * h0 + s), np.uint32(m * h1 + s))
-                low = min(low, min(np.uint32(m * h2 + s), np.uint32(m * h3 + s)))
-                low = min(low, min(np.uint32(m * h4 + s), np.uint32(m * h5 + s)))
-                low = min(low, min(np.uint32(m * h6 + s), np.uint32(m * h7 + s)))
-                lowest[p] = min(lowest[p], low)
-            i += _UNROLL
-        while i < end:
-            h = _finalised(values[i])
-            for p in range(width):
-                lowest[p] = min(lowest[p], np.uint32(a[p] * h + b[p]))
-            i += 1
+    out = np.full((offsets.size - 1, a.size), EMPTY, np.uint32)
+    for row in range(offsets.size - 1):
+        _lower(values, offsets[row], offsets[row + 1], a, b, out[row])
     return out
+
+
+@numba.njit(cache=True, nogil=True)
+def _minhash_texts(offsets, data, classes, n, a, b):  # type: ignore[no-untyped-def]
+    num = offsets.size - 1
+    out, counts = np.full((num, a.size), EMPTY, np.uint32), np.zeros(num, np.int64)
+    longest = 0
+    for row in range(num):
+        longest = max(longest, offsets[row + 1] - offsets[row])
+    words, grams = np.empty(longest // 2 + 2, np.uint64), np.empty(longest // 2 + 2, np.uint64)
+    for row in range(num):
+        num_words = hash_words(data, offsets[row], offsets[row + 1], classes, words, 0)
+        counts[row] = roll_ngrams(words, 0, num_words, n, grams, 0)
+        _lower(grams, 0, counts[row], a, b, out[row])
+    return counts, out
 
 
 @numba.njit(cache=True, nogil=True)

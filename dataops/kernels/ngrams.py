@@ -30,7 +30,7 @@ def word_hashes(texts: Texts) -> Ragged:
 def ngram_hashes(texts: Texts, n: int) -> Ragged:
     """uint64 hash of each run of `n` words of each text, in order and with repeats; none for texts of fewer words."""
     words = word_hashes(texts)
-    return Ragged(*_ngram_hashes(words.offsets, words.values, _at_least_one(n)))
+    return Ragged(*_ngram_hashes(words.offsets, words.values, at_least_one(n)))
 
 
 def shingles(texts: Texts, n: int = 5) -> Ragged:
@@ -72,55 +72,84 @@ def _by_prefix(vocabulary: ArrayLike) -> tuple[NDArray[np.uint64], NDArray[np.in
     return known, starts, np.uint64(64 - bits)
 
 
-def _at_least_one(n: int) -> int:
+def at_least_one(n: int) -> int:
+    """`n` itself. Raises ValueError for no words at all."""
     if n < 1:
         raise ValueError(f"n-grams of {n} words: n must be at least 1")
     return n
 
 
 @numba.njit(cache=True, nogil=True)
-def _word_hashes(offsets, data, classes):  # type: ignore[no-untyped-def]
-    """The words of `text.next_word`, hashed while they are read.
+def hash_words(data, i, end, classes, hashes, count):  # type: ignore[no-untyped-def]
+    """Hash the words of the folded bytes i..end to `hashes` from `count` on; the count after them. For other kernels.
 
+    The words are those of `text.next_word`, hashed while they are read; `hashes` needs (end - i) // 2 + 2 free places.
     ASCII goes without a branch on the data: each byte extends the hash or resets it, and every state is stored where
     the next finished word belongs. Word ends are unpredictable; branching on them halved the rate.
     """
+    first = count
+    h, is_open = _FNV_BASIS, 0
+    while i < end:
+        hashes[count] = h
+        if data[i] < 0x80:
+            is_word = np.int64(classes[data[i]] & WORD)
+            count += is_open & (1 - is_word)
+            extended = (h ^ np.uint64(data[i])) * _FNV_PRIME
+            h = _FNV_BASIS ^ ((_FNV_BASIS ^ extended) & np.uint64(-is_word))
+            is_open = is_word
+            i += 1
+            continue
+        point, after = code_point(data, i, end)
+        flags = classes[point]
+        if is_open and (flags & UNSPACED or not flags & (WORD | MARK)):
+            count += 1
+            h, is_open = _FNV_BASIS, 0
+        if flags & WORD or (is_open and flags & MARK):
+            for j in range(i, after):
+                h = (h ^ np.uint64(data[j])) * _FNV_PRIME
+            is_open = 1
+            if flags & UNSPACED:
+                hashes[count] = h
+                count += 1
+                h, is_open = _FNV_BASIS, 0
+        i = after
+    hashes[count] = h
+    count += is_open
+    for word in range(first, count):
+        hashes[word] = mix_one(hashes[word])
+    return count
+
+
+@numba.njit(cache=True, nogil=True)
+def roll_ngrams(words, begin, end, n, out, count):  # type: ignore[no-untyped-def]
+    """Hash each run of n of `words` begin..end to `out` from `count` on; the count after them. For other kernels."""
+    if end - begin < n:
+        return count
+    oldest = _ONE  # weight of the word that leaves the window
+    for _ in range(n):
+        oldest *= _ROLL
+    salt = np.uint64(n) * _FNV_PRIME
+    rolled = np.uint64(0)
+    for i in range(begin, begin + n - 1):
+        rolled = rolled * _ROLL + words[i]
+    gone = np.uint64(0)
+    for i in range(begin + n - 1, end):
+        rolled = rolled * _ROLL + words[i] - gone * oldest
+        gone = words[i - n + 1]
+        out[count] = mix_one(rolled + salt)
+        count += 1
+    return count
+
+
+@numba.njit(cache=True, nogil=True)
+def _word_hashes(offsets, data, classes):  # type: ignore[no-untyped-def]
     num = offsets.size - 1
     hashes = np.empty(data.size // 2 + num + 1, np.uint64)  # at most one word in two bytes, see text._word_spans
     word_offsets = np.zeros(num + 1, np.int64)
     count = 0
     for row in range(num):
-        i, end = offsets[row], offsets[row + 1]
-        h, is_open = _FNV_BASIS, 0
-        while i < end:
-            hashes[count] = h
-            if data[i] < 0x80:
-                is_word = np.int64(classes[data[i]] & WORD)
-                count += is_open & (1 - is_word)
-                extended = (h ^ np.uint64(data[i])) * _FNV_PRIME
-                h = _FNV_BASIS ^ ((_FNV_BASIS ^ extended) & np.uint64(-is_word))
-                is_open = is_word
-                i += 1
-                continue
-            point, after = code_point(data, i, end)
-            flags = classes[point]
-            if is_open and (flags & UNSPACED or not flags & (WORD | MARK)):
-                count += 1
-                h, is_open = _FNV_BASIS, 0
-            if flags & WORD or (is_open and flags & MARK):
-                for j in range(i, after):
-                    h = (h ^ np.uint64(data[j])) * _FNV_PRIME
-                is_open = 1
-                if flags & UNSPACED:
-                    hashes[count] = h
-                    count += 1
-                    h, is_open = _FNV_BASIS, 0
-            i = after
-        hashes[count] = h
-        count += is_open
+        count = hash_words(data, offsets[row], offsets[row + 1], classes, hashes, count)
         word_offsets[row + 1] = count
-    for word in range(count):
-        hashes[word] = mix_one(hashes[word])
     return word_offsets, hashes[:count]
 
 
@@ -128,27 +157,12 @@ def _word_hashes(offsets, data, classes):  # type: ignore[no-untyped-def]
 def _ngram_hashes(offsets, words, n):  # type: ignore[no-untyped-def]
     num = offsets.size - 1
     out_offsets = np.zeros(num + 1, np.int64)
-    for row in range(num):
-        out_offsets[row + 1] = out_offsets[row] + max(0, offsets[row + 1] - offsets[row] - n + 1)
-    out = np.empty(out_offsets[num], np.uint64)
-    oldest = _ONE  # weight of the word that leaves the window
-    for _ in range(n):
-        oldest *= _ROLL
-    salt = np.uint64(n) * _FNV_PRIME
+    out = np.empty(words.size, np.uint64)
     count = 0
     for row in range(num):
-        begin, end = offsets[row], offsets[row + 1]
-        rolled = np.uint64(0)
-        if end - begin >= n:
-            for i in range(begin, begin + n - 1):
-                rolled = rolled * _ROLL + words[i]
-            gone = np.uint64(0)
-            for i in range(begin + n - 1, end):
-                rolled = rolled * _ROLL + words[i] - gone * oldest
-                gone = words[i - n + 1]
-                out[count] = mix_one(rolled + salt)
-                count += 1
-    return out_offsets, out
+        count = roll_ngrams(words, offsets[row], offsets[row + 1], n, out, count)
+        out_offsets[row + 1] = count
+    return out_offsets, out[:count]
 
 
 @numba.njit(cache=True, nogil=True)

@@ -99,7 +99,7 @@ def test_a_file_that_is_not_there_or_not_text_is_bad_input(tmp_path: Path) -> No
         ),
         (one("exact-dedup", "a", seed=1), "exact-dedup has no setting 'seed'; its settings: none"),
         (one("fuzzy-dedup", "a", threshold="high"), "fuzzy-dedup: threshold: Input should be a valid number"),
-        (one("fuzzy-dedup", "a", threshold=1.5), "threshold 1.5, store_from 0.5: expected 0 < store_from"),
+        (one("fuzzy-dedup", "a", threshold=1.5), "threshold 1.5: expected a Jaccard"),
         (one("split", "a", start=0.5), "split: stop: "),
         (one("train-tokenizer", "a", vocab_size=100), "a vocabulary of 100: expected 257 to 65536"),
         (one("exact-dedup"), "exact-dedup reads documents; it was given 0"),

@@ -123,6 +123,15 @@ def test_workers_do_not_change_a_byte(catalog: Catalog, ingest: Make, planted: l
     assert len(ids) == 1
 
 
-def test_a_threshold_out_of_range_is_refused() -> None:
-    with pytest.raises(UsageError, match="expected 0 < store_from <= threshold <= 1"):
-        FuzzyDedup(threshold=1.2)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"threshold": 1.2}, "threshold 1.2: expected a Jaccard similarity"),
+        ({"threshold": 0.6}, "verify_from 0.7, threshold 0.6: expected 0 < verify_from <= threshold"),
+        ({"max_drop_per_source": 0}, "max_drop_per_source 0: expected a share"),
+        ({"shingle": 0}, "shingle 0, permutations 128"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        FuzzyDedup(**settings)
