@@ -8,7 +8,8 @@
     runtime_env: {}                     anything else of Ray's runtime environment, passed on as it is
 
 Everything has a default, so an empty file names the cluster of this machine. Paths in `env` and in a submitted command
-are the cluster's own: a job starts in a temporary folder there.
+are the cluster's own. A job starts in a temporary folder there: empty, or with `runtime_env: {working_dir: FOLDER}` a
+copy of that folder, which brings a recipe along.
 """
 
 from __future__ import annotations
@@ -81,15 +82,13 @@ def load(path: Path) -> Cluster:
         raise UsageError(f"{path}: {where}: {first['msg']} (given {first['input']!r})") from error
 
 
-def job_environment(cluster: Cluster, *, working_dir: Path | None) -> dict[str, Any]:
-    """Ray's runtime environment for a job on `cluster`; its current folder is a copy of `working_dir` if one is given.
+def job_environment(cluster: Cluster) -> dict[str, Any]:
+    """Ray's runtime environment for a job on `cluster`.
 
     With `code: shipped` each of the four folders is a module of its own: not the folder they lie in, which may hold
     stores, corpora and virtual environments.
     """
     environment = {**cluster.runtime_env, "env_vars": {"PYTHONUNBUFFERED": "1", **cluster.env}}
-    if working_dir is not None:
-        environment["working_dir"] = str(working_dir.resolve())
     if cluster.code == "shipped":
         root = Path(__file__).resolve().parents[1]
         modules = [str(root / name) for name in SHIPPED]

@@ -7,7 +7,6 @@ goes on when this process stops looking.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import shlex
 import socket
@@ -26,24 +25,14 @@ ANSWER_SECONDS = 5.0
 POLL_SECONDS = 0.5
 
 
-def submit(
-    command: Sequence[str],
-    *,
-    cluster: Path | None = None,
-    address: str | None = None,
-    working_dir: Path | None = None,
-    wait: bool = True,
-) -> int:
-    """Run `tamis COMMAND` on a cluster; follow it to its exit status, or print the job's id and return 0.
+def submit(command: Sequence[str], *, cluster: Path, wait: bool) -> int:
+    """Run `tamis COMMAND` on the cluster of a file; follow it to its exit status, or print the job's id and return 0.
 
-    `address` wins over the one in the `cluster` file; without both it is the cluster of this machine. Raises UsageError
-    when no cluster answers.
+    Raises UsageError when no cluster answers.
     """
-    found = load(cluster) if cluster is not None else Cluster()
-    if address is not None:
-        found = dataclasses.replace(found, address=address)
+    found = load(cluster)
     client = connect(found)
-    job = start(client, found, entrypoint(found, command), working_dir=working_dir)
+    job = start(client, found, entrypoint(found, command))
     if not wait:
         print(job)
         return 0
@@ -89,12 +78,12 @@ def connect(cluster: Cluster) -> JobSubmissionClient:
         raise UsageError(f"what answers at {cluster.address} is not a Ray dashboard: {reason}") from error
 
 
-def start(client: JobSubmissionClient, cluster: Cluster, line: str, *, working_dir: Path | None) -> str:
+def start(client: JobSubmissionClient, cluster: Cluster, line: str) -> str:
     """Submit a shell line, with the cluster's environment; the job's id. Raises TamisError when it is refused."""
     try:
         return client.submit_job(
             entrypoint=line,
-            runtime_env=job_environment(cluster, working_dir=working_dir),
+            runtime_env=job_environment(cluster),
             entrypoint_num_cpus=cluster.num_cpus,
         )
     except (RuntimeError, ValueError, OSError) as error:

@@ -77,21 +77,14 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_installed_code_ships_nothing_and_its_log_is_not_buffered():
-    assert job_environment(Cluster(env={"A": "b"}), working_dir=None) == {
-        "env_vars": {"PYTHONUNBUFFERED": "1", "A": "b"}
-    }
+    assert job_environment(Cluster(env={"A": "b"})) == {"env_vars": {"PYTHONUNBUFFERED": "1", "A": "b"}}
 
 
 def test_shipped_code_is_the_four_folders_and_not_the_one_they_lie_in():
     cluster = Cluster(code="shipped", runtime_env={"py_modules": ["/mine"], "pip": ["polars"]})
-    environment = job_environment(cluster, working_dir=None)
+    environment = job_environment(cluster)
     assert environment["py_modules"] == ["/mine", *(str(ROOT / name) for name in SHIPPED)]
     assert all(Path(each, "__init__.py").is_file() for each in environment["py_modules"][1:])
     assert environment["pip"] == ["polars"]
     assert "working_dir" not in environment
     assert cluster.runtime_env == {"py_modules": ["/mine"], "pip": ["polars"]}
-
-
-def test_a_working_folder_travels_as_an_absolute_path(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert job_environment(Cluster(), working_dir=Path())["working_dir"] == str(tmp_path)

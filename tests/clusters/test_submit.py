@@ -98,7 +98,7 @@ def test_the_entrypoint_is_the_same_command_quoted_for_a_shell():
 def test_a_job_carries_the_environment_and_the_cpus_of_its_cluster():
     client = FakeClient([], [])
     cluster = Cluster(env={"TAMIS_STORE": "/shared"}, num_cpus=1)
-    assert jobs.start(client, cluster, "echo", working_dir=None) == "job-1"
+    assert jobs.start(client, cluster, "echo") == "job-1"
     assert client.submitted == {
         "entrypoint": "echo",
         "runtime_env": {"env_vars": {"PYTHONUNBUFFERED": "1", "TAMIS_STORE": "/shared"}},
@@ -133,32 +133,30 @@ def test_a_cluster_that_stops_answering_ends_the_following_in_one_line():
         jobs.follow(client, "job-1", io.StringIO())
 
 
-def test_an_interrupt_leaves_the_job_and_says_how_to_reach_it(monkeypatch):
+def test_an_interrupt_leaves_the_job_and_says_how_to_reach_it(tmp_path, monkeypatch):
+    (tmp_path / "c.yaml").touch()
     monkeypatch.setattr(jobs, "connect", lambda _: FakeClient([[KeyboardInterrupt()]], []))
     with pytest.raises(TamisError, match="no longer following job-1, which goes on: `ray job logs"):
-        jobs.submit(["ls"])
+        jobs.submit(["ls"], cluster=tmp_path / "c.yaml", wait=True)
 
 
-def test_without_waiting_the_id_is_printed(monkeypatch, capsys):
-    monkeypatch.setattr(jobs, "connect", lambda _: FakeClient([], []))
-    assert jobs.submit(["ls"], wait=False) == 0
-    assert capsys.readouterr().out == "job-1\n"
-
-
-def test_the_address_given_wins_over_the_files(tmp_path, monkeypatch):
+def test_without_waiting_the_id_is_printed(tmp_path, monkeypatch, capsys):
     (tmp_path / "c.yaml").write_text("address: http://file:1\nnum_cpus: 2")
     seen = []
     monkeypatch.setattr(jobs, "connect", lambda cluster: seen.append(cluster) or FakeClient([], []))
-    jobs.submit(["ls"], cluster=tmp_path / "c.yaml", address="http://flag:2", wait=False)
-    assert seen == [Cluster(address="http://flag:2", num_cpus=2)]
+    assert jobs.submit(["ls"], cluster=tmp_path / "c.yaml", wait=False) == 0
+    assert seen == [Cluster(address="http://file:1", num_cpus=2)]
+    assert capsys.readouterr().out == "job-1\n"
 
 
-def test_where_nothing_listens_one_line_says_so_without_importing_ray():
+def test_where_nothing_listens_one_line_says_so_without_importing_ray(tmp_path):
+    (tmp_path / "c.yaml").write_text(f"address: http://127.0.0.1:{free_port()}")
     code = f"""
 import sys
+from pathlib import Path
 from clusters.submit import submit
 try:
-    submit(["ls"], address="http://127.0.0.1:{free_port()}")
+    submit(["ls"], cluster=Path({str(tmp_path / "c.yaml")!r}), wait=True)
 except Exception as error:
     print(type(error).__name__, error, "ray" in sys.modules)
 """
@@ -229,7 +227,7 @@ from clusters.submit import connect, follow, start
 cluster = load(Path(sys.argv[1]))
 client = connect(cluster)
 line = "cat recipe.yaml; echo $TAMIS_STORE; echo $PYTHONPATH; exit 7"
-job = start(client, cluster, line, working_dir=Path(sys.argv[2]))
+job = start(client, cluster, line)
 print("status", follow(client, job, sys.stdout))
 """
 
@@ -252,7 +250,9 @@ def test_a_real_cluster_runs_the_command_with_shipped_code_and_gives_back_log_an
     assert (shown.returncode, "near-duplicate" in shown.stdout or "fuzzy" in shown.stdout) == (0, True), shown
     refused = call(*submit, "ls")
     assert (refused.returncode, f"no tamis store at {store}" in refused.stdout) == (2, True), refused
-    carried = call("-c", CARRY, str(file), str(tmp_path / "carried"))
+    carrying = tmp_path / "carrying.yaml"
+    carrying.write_text(f"{file.read_text()}runtime_env: {{working_dir: {tmp_path / 'carried'}}}\n")
+    carried = call("-c", CARRY, str(carrying))
     assert f"steps: []\n{store}\n" in carried.stdout
     assert "py_modules_files" in carried.stdout
     assert carried.stdout.endswith("status 7\n")
