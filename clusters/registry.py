@@ -10,6 +10,7 @@ from catalog.errors import UsageError
 
 STEPS = {
     "ingest": "dataops.ingest:Ingest",
+    "append": "dataops.append:Append",
     "exact-dedup": "dataops.exact:ExactDedup",
     "fuzzy-dedup": "dataops.fuzzy:FuzzyDedup",
     "redecide": "dataops.keep:Redecide",
@@ -34,6 +35,7 @@ STEPS = {
 # What a step reads, in this order: `[name]` may be left out, `name...` is one or more.
 INPUTS = {
     "ingest": "",
+    "append": "old-documents new-documents",
     "exact-dedup": "documents",
     "fuzzy-dedup": "documents",
     "redecide": "documents",

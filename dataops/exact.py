@@ -17,16 +17,22 @@ from catalog.run import Receipt, Task, Work
 from catalog.snapshot import Contents, Snapshot
 from catalog.store import Store
 from catalog.tables import read_live
+from dataops.append import num_earlier
 from dataops.exchange import by_key, gather, num_partitions, scatter
 from dataops.step import counts, decide, drops, extend, layer_name, shard_tasks
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExactDedup:
-    """Keep one document of each content."""
+    """Keep one document of each content.
+
+    With `first_come`, shards that were deduplicated before (dataops.append) keep theirs against later ones.
+    """
 
     verb: ClassVar[str] = "exact-dedup"
     revision: ClassVar[int] = 1
+
+    first_come: bool = False
 
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """A decision layer `exact` on the one snapshot given."""
@@ -34,8 +40,9 @@ class ExactDedup:
         snapshot.require("documents")
         shards, partitions = len(snapshot.contents.shards), num_partitions(snapshot.contents.rows)
         layer = layer_name(snapshot, "exact")
-        folder = str(work.folder)
-        hashed = work.stage("hash", _hash, shard_tasks(snapshot, folder=folder, partitions=partitions))
+        folder, earlier = str(work.folder), num_earlier(snapshot) if self.first_come else 0
+        tasks = shard_tasks(snapshot, folder=folder, partitions=partitions, earlier=earlier)
+        hashed = work.stage("hash", _hash, tasks)
         files = [receipt["path"] for receipt in hashed]
         matches = [{"files": files, "partition": p, "shards": shards, "folder": folder} for p in range(partitions)]
         matched = [receipt["path"] for receipt in work.stage("match", _match, matches)]
@@ -46,6 +53,7 @@ class ExactDedup:
 def _hash(store: Store, task: Task) -> Receipt:
     live = read_live(store, task["shard"], task["layers"], ["row", "id", "content"])
     table = live.append_column("shard", pa.array(np.full(live.num_rows, task["number"], np.int32)))
+    table = table.append_column("later", pa.array(np.full(live.num_rows, task["number"] >= task["earlier"])))
     keys = np.array([int(content[:16], 16) for content in live["content"].to_pylist()], np.uint64)
     path = Path(task["folder"]) / f"hash-{task['number']}.arrow"
     partitions = task["partitions"]
@@ -53,7 +61,8 @@ def _hash(store: Store, task: Task) -> Receipt:
 
 
 def _match(_: Store, task: Task) -> Receipt:
-    rows = gather(task["files"], task["partition"]).sort_by([("content", "ascending"), ("id", "ascending")])
+    rows = gather(task["files"], task["partition"])
+    rows = rows.sort_by([("content", "ascending"), ("later", "ascending"), ("id", "ascending")])
     content = rows["content"].combine_chunks()
     first = np.ones(rows.num_rows, bool)
     if rows.num_rows > 1:

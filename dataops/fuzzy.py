@@ -32,6 +32,7 @@ from catalog.schema import EDGES
 from catalog.snapshot import Contents, Snapshot
 from catalog.store import Store
 from catalog.tables import read_live, read_table, write_table
+from dataops.append import num_earlier
 from dataops.exchange import by_key, gather, num_partitions, scatter
 from dataops.keep import Keeping, keep, row_offsets, settings_of, with_settings
 from dataops.kernels.hashing import from_hex, to_hex
@@ -51,8 +52,8 @@ MISSED_DEVIATIONS = 3.0  # a pair whose sketches agree less than this far below 
 class FuzzyDedup(Keeping):
     """Drop documents whose word-`shingle` Jaccard with a kept one is at least `threshold`.
 
-    Pairs that may reach `verify_from` are verified and stored. With `first_come`, shards that went through this step
-    before keep their documents against later ones, whatever the policy prefers.
+    Pairs that may reach `verify_from` are verified and stored. With `first_come`, shards that were deduplicated before
+    (dataops.append) keep their documents against later ones, whatever the policy prefers.
     """
 
     verb: ClassVar[str] = "fuzzy-dedup"
@@ -117,7 +118,6 @@ class FuzzyDedup(Keeping):
         tasks = [{"pairs": path, "sets": sets, "shards": shards, "number": n, **settings} for n, path in enumerate(new)]
         verified = work.stage("verify", _verify, tasks, unit="pairs")
 
-        before = [number for number, shard in enumerate(shards) if "edges" in shard.tables]
         return keep(
             work,
             snapshot,
@@ -125,7 +125,7 @@ class FuzzyDedup(Keeping):
             self,
             offsets=offsets,
             shingle=self.shingle,
-            first_come=offsets[before[-1] + 1] if self.first_come and before else 0,
+            first_come=offsets[num_earlier(snapshot)] if self.first_come else 0,
             tables=[
                 {"signatures": one["signatures"], "edges": other["edges"]}
                 for one, other in zip(signed, verified, strict=True)

@@ -25,7 +25,7 @@ from catalog.store import FileRef, Store
 from catalog.tables import read_live
 from dataops.exchange import gather, scatter
 from dataops.kernels.components import Edges, keep_decisions
-from dataops.step import counts, decide, extend, layer_name, shard_tasks
+from dataops.step import counts, decide, drops, extend, layer_name, shard_tasks
 
 RULE = "near-duplicate"
 SETTINGS = b"tamis.settings"  # key of a stored table's metadata
@@ -82,8 +82,8 @@ class Redecide(Keeping):
         contents = snapshot.contents
         if not contents.layers or not contents.layers[-1].startswith(RULE):
             raise UsageError(
-                f"the newest decision of {snapshot.ref} is {contents.layers[-1:] or 'none'}, not {RULE}: give the "
-                "snapshot that fuzzy-dedup made"
+                f"the newest decision of {snapshot.ref} is {contents.layers[-1] if contents.layers else 'none'}, not "
+                f"{RULE}: give the snapshot that fuzzy-dedup made"
             )
         edges = [shard.tables["edges"] for shard in contents.shards]
         base = replace(snapshot, contents=replace(contents, layers=contents.layers[:-1]))
@@ -260,6 +260,11 @@ def _check_ceiling(database: duckdb.DuckDBPyConnection, step: Keeping) -> None:
 def _decide(store: Store, task: Task) -> Receipt:
     live = read_live(store, task["shard"], task["layers"], ["row", "id"])
     gone = gather([task["resolved"]], task["number"])
-    for name, value in (("rule", RULE), ("reason", task["reason"])):
-        gone = gone.append_column(name, pa.array([value] * gone.num_rows, pa.string()))
-    return decide(store, live, gone, layer=task["layer"])
+    dropped = drops(
+        gone["row"].to_numpy(),
+        RULE,
+        task["reason"],
+        kept_id=gone["kept_id"],
+        similarity=gone["similarity"].to_numpy(),
+    )
+    return decide(store, live, dropped, layer=task["layer"])

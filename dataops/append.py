@@ -1,0 +1,70 @@
+"""Documents that come later beside those that were there, ready to be deduplicated together.
+
+    append(old, new) -> exact-dedup -> fuzzy-dedup
+
+The shards of the old snapshot bring their stored signatures and verified pairs with them, so fuzzy-dedup hashes and
+reads only the new text. The old snapshot stays as it is. With `first_come` in both steps the old documents stay and the
+newcomers must differ from them; without, the policy decides between old and new, and the decisions are those of
+deduplicating everything at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from catalog.errors import UsageError
+from catalog.run import Work
+from catalog.snapshot import Contents, Shard, Snapshot
+
+TAKEN_AGAIN = ("exact", "near-duplicate")  # decisions that depend on the other documents
+KEPT_TABLES = ("documents", "quarantine", "signatures")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Append:
+    """The shards of the first snapshot, which fuzzy-dedup made, and those of the second.
+
+    The duplicate decisions that both end with are left behind, to be taken again; decisions before them stay and must
+    be of the same steps. Attributes (tokens, cells, ...) are left behind too.
+    """
+
+    verb: ClassVar[str] = "append"
+    revision: ClassVar[int] = 1
+
+    def build(self, work: Work, *inputs: Snapshot) -> Contents:
+        """A documents snapshot of all shards, old ones first."""
+        old, new = inputs
+        old.require("documents", "signatures", "edges")
+        new.require("documents")
+        layers = _lasting(old)
+        if _lasting(new) != layers:
+            raise UsageError(
+                f"{old.ref} was {_list(layers)} before deduplication, {new.ref} {_list(_lasting(new))}: expected the "
+                "same steps in both"
+            )
+        earlier = [_only(shard, {*KEPT_TABLES, "edges", *layers}) for shard in old.contents.shards]
+        later = [_only(shard, {*KEPT_TABLES, *layers}) for shard in new.contents.shards]
+        return Contents(kind="documents", shards=(*earlier, *later), layers=layers)
+
+
+def num_earlier(snapshot: Snapshot) -> int:
+    """How many shards, from the first on, went through fuzzy-dedup before."""
+    return max((n + 1 for n, shard in enumerate(snapshot.contents.shards) if "edges" in shard.tables), default=0)
+
+
+def _lasting(snapshot: Snapshot) -> tuple[str, ...]:
+    """The decisions before the duplicate decisions that the snapshot ends with."""
+    layers = list(snapshot.contents.layers)
+    while layers and layers[-1].split("#")[0] in TAKEN_AGAIN:
+        layers.pop()
+    return tuple(layers)
+
+
+def _list(layers: tuple[str, ...]) -> str:
+    return f"decided by {', '.join(layers)}" if layers else "decided by nothing"
+
+
+def _only(shard: Shard, names: Collection[str]) -> Shard:
+    return replace(shard, tables={name: ref for name, ref in shard.tables.items() if name in names})
