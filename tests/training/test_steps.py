@@ -109,7 +109,7 @@ def test_an_evaluation_of_renamed_models_speaks_of_the_new_names(catalog: Catalo
     renamed = run(Pretrain(**SMALL, seed=0), packs, into="renamed", catalog=catalog, executor=HERE)
     assert renamed.id == models[0].id
     for model in (models[0], renamed):
-        scores = run(Evaluate(threads=1), validation, model, into="scores", catalog=catalog, executor=HERE)
+        scores = run(Evaluate(), validation, model, into="scores", catalog=catalog, executor=HERE)
         assert [row["model"] for row in scores.contents.summary["results"]] == [model.name]
 
 
@@ -117,7 +117,7 @@ def test_an_export_is_the_best_of_the_models_given_and_says_how_it_was_chosen_an
     catalog: Catalog, models: list[Snapshot]
 ) -> None:
     chosen, tested = (
-        run(Evaluate(threads=1), catalog.snapshot(name), *models, into=f"{name}-scores", catalog=catalog, executor=HERE)
+        run(Evaluate(), catalog.snapshot(name), *models, into=f"{name}-scores", catalog=catalog, executor=HERE)
         for name in ("validation", "test")
     )
     best = min(chosen.contents.summary["results"], key=lambda row: row["bits_per_byte"])["model"]
@@ -135,6 +135,6 @@ def test_an_export_is_the_best_of_the_models_given_and_says_how_it_was_chosen_an
 
 
 def test_a_model_that_the_evaluation_did_not_score_is_not_exported(catalog: Catalog, models: list[Snapshot]) -> None:
-    scores = run(Evaluate(threads=1), catalog.snapshot("test"), models[0], into="s", catalog=catalog, executor=HERE)
+    scores = run(Evaluate(), catalog.snapshot("test"), models[0], into="s", catalog=catalog, executor=HERE)
     with pytest.raises(UsageError, match="s@1 did not score model-1@1"):
         run(Export(), scores, *models, into="export", catalog=catalog, executor=HERE)
