@@ -22,6 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    epilog="With --debug, at any place, an error shows its traceback.",
 )
 
 StoreOption = Annotated[str, typer.Option("--store", envvar="TAMIS_STORE", help="Folder of the store.")]
@@ -29,7 +30,9 @@ ExecutorOption = Annotated[
     str, typer.Option("--executor", help="local, ray or auto (ray for training and from 512 MB of input on).")
 ]
 WorkersOption = Annotated[int, typer.Option("--workers", min=1, help="Tasks at a time; never changes a result.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="A setting: name.setting=value, value in YAML.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Setting of an entry: name.setting=value in YAML; repeatable.")
+]
 STORE = "store"
 REPEATABLE = ("--pool", "--target")
 WORKERS = os.cpu_count() or 1
@@ -41,13 +44,14 @@ def demo(
     store: StoreOption = "demo/store",
     out: Annotated[Path, typer.Option(help="Folder for the exported model and the corpus.")] = Path("demo"),
     target: Annotated[str, typer.Option(help="The specialty; a wrong one lists what there is.")] = "mathematics",
-    quick: Annotated[
-        bool, typer.Option("--quick", help="A quarter of the text and short training: 2 minutes.")
-    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A quarter of the text and short training.")] = False,
     executor: ExecutorOption = "ray",
     workers: WorkersOption = WORKERS,
 ) -> None:
-    """The whole way on text that is already on this machine: the documentation of its Python packages."""
+    """Show the whole way on text of this machine.
+
+    The documentation of its Python packages is the pool, one subject of it the target.
+    """
     from clusters.demo import run_demo
 
     run_demo(store=store, out=out, target=target, quick=quick, executor=executor, workers=workers)
@@ -59,10 +63,12 @@ def specialize(
     target: Annotated[list[str], typer.Option("--target", help="Text of the specialty; repeatable.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the exported model.")],
     store: Annotated[str | None, typer.Option("--store", help="Folder of the store; default OUT/store.")] = None,
-    tokens: Annotated[int | None, typer.Option(min=1000, help="Training stream of each model, in tokens.")] = None,
-    params: Annotated[int, typer.Option(min=10_000, help="Parameters of the model.")] = 1_000_000,
+    tokens: Annotated[
+        int | None, typer.Option(min=1000, help="Tokens of each pretraining stream; default: what --minutes allow.")
+    ] = None,
+    params: Annotated[int, typer.Option(min=10_000, help="Parameters of each model, about.")] = 1_000_000,
     minutes: Annotated[
-        float, typer.Option(min=0.1, help="Training time to plan for when --tokens is not given.")
+        float, typer.Option(min=0.1, help="Training time, on two cores, to plan for where --tokens is not given.")
     ] = 5.0,
     cells: Annotated[int, typer.Option(min=2, help="Number of k-means cells.")] = 64,
     text_column: Annotated[str, typer.Option(help="Column that holds the text.")] = "text",
@@ -75,7 +81,10 @@ def specialize(
         bool, typer.Option("--print-recipe", help="Write the recipe instead of running it.")
     ] = False,
 ) -> None:
-    """From your text to an exported specialized model, with the evidence that it is better."""
+    """Make a specialized model of your text.
+
+    From pool and target to an exported model, with baselines and the evidence for or against it.
+    """
     from clusters.specialize import Plan, columns, recipe_for, specialize_now
 
     plan = Plan(
@@ -110,7 +119,7 @@ def run_command(
     workers: WorkersOption = WORKERS,
     assignments: SetOption = None,
 ) -> None:
-    """Run a recipe: the steps that are not in the catalog yet."""
+    """Run a recipe: those of its steps that the catalog lacks."""
     from clusters.recipes import load, override
     from clusters.runner import run_recipe
 
@@ -121,11 +130,13 @@ def run_command(
 def step_command(
     verb: Annotated[str, typer.Argument(help="A step, for example fuzzy-dedup; an unknown word lists all.")],
     inputs: Annotated[list[str] | None, typer.Argument(help="Snapshots it reads, name or name@version.")] = None,
-    into: Annotated[str, typer.Option("--into", help="Name of the snapshot it makes.")] = "",
+    into: Annotated[str, typer.Option("--into", help="Name of the snapshot it makes; default: the verb.")] = "",
     store: StoreOption = STORE,
     executor: ExecutorOption = "auto",
     workers: WorkersOption = WORKERS,
-    assignments: Annotated[list[str] | None, typer.Option("--set", help="A setting: setting=value, in YAML.")] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="Setting of the step: setting=value in YAML; repeatable.")
+    ] = None,
 ) -> None:
     """Run one step on snapshots of the store."""
     from clusters.recipes import Recipe, Stated, override
@@ -160,7 +171,10 @@ def list_snapshots(store: StoreOption = STORE) -> None:
 
 @app.command()
 def show(reference: Annotated[str, typer.Argument(help="name or name@version")], store: StoreOption = STORE) -> None:
-    """Show a snapshot: settings, figures, stages, and the waterfall of its rules."""
+    """Show settings, figures and stages of a snapshot.
+
+    Where its documents went through rules, also the waterfall: what each rule took, in order.
+    """
     from clusters.screens import show_screen
 
     typer.echo(show_screen(_catalog(store), reference))
@@ -190,7 +204,10 @@ def explain(
     document: Annotated[str, typer.Argument(help="A document id, or the first digits of one.")],
     store: StoreOption = STORE,
 ) -> None:
-    """Say why a document was kept or dropped, against which text, and where it went."""
+    """Say why a document was kept or dropped.
+
+    Every decision on it, the difference to the document kept instead, its cells, packs and models.
+    """
     from catalog.explain import explain as explain_document
 
     typer.echo(explain_document(_catalog(store), document))
@@ -221,7 +238,7 @@ def generate(
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.8,
     seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 1,
 ) -> None:
-    """Continue a text with a model of the store or an exported one."""
+    """Continue a text with a model."""
     from clusters.screens import continue_text
 
     typer.echo(continue_text(store, model, prompt, tokens=tokens, temperature=temperature, seed=seed))
@@ -233,7 +250,10 @@ def submit(
     cluster: Annotated[Path, typer.Option("--cluster", help="Cluster file, like clusters/local.yaml.")],
     wait: Annotated[bool, typer.Option(help="Follow the job's log to its end.")] = True,
 ) -> None:
-    """Run any tamis command as a Ray job: tamis submit --cluster FILE -- demo --quick."""
+    """Run any tamis command as a Ray job.
+
+    The command follows --, as in: tamis submit --cluster FILE -- demo --quick. Paths in it are the cluster's own.
+    """
     from clusters.submit import submit as submit_job
 
     if not context.args:

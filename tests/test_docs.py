@@ -145,7 +145,7 @@ def test_the_example_recipe_is_what_print_recipe_writes(tmp_path: Path, monkeypa
 def test_the_example_script_runs(
     store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["threshold.py", str(store), "0.6"])
+    monkeypatch.setattr(sys, "argv", ["threshold.py", str(store), "0.9"])
     runpy.run_path(str(ROOT / "examples" / "threshold.py"), run_name="__main__")
     assert "pool-dedup-again@1" in capsys.readouterr().out
 
