@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import sys
@@ -47,6 +46,11 @@ def facts(snapshot: Snapshot) -> str:
         "model": "{parameters:,} parameters, {tokens:,} tokens, loss {loss:.3f}",
         "export": "{model}, {bits_per_byte:.4f} bits/byte on validation",
     }
+    if contents.kind == "audit":
+        found, planted = (
+            sum(r[k] for r in summary["levels"] if r["from"] >= summary["threshold"]) for k in ("found", "of")
+        )
+        return f"{found:,} of {planted:,} planted copies found"
     if contents.kind == "evaluation":
         return ", ".join(f"{row['model']} {row['bits_per_byte']:.3f}" for row in summary["results"]) + " bits/byte"
     return wanted[contents.kind].format(**summary) if contents.kind in wanted else contents.kind
@@ -194,7 +198,8 @@ def program() -> str:
     """What a shell calls this program: its name, or its path where the environment is not activated."""
     if shutil.which("tamis"):
         return "tamis"
-    return shlex.quote(os.path.relpath(Path(sys.executable).with_name("tamis")))
+    path, here = Path(sys.executable).with_name("tamis"), Path.cwd()
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 
 def continue_text(
@@ -211,7 +216,7 @@ def continue_text(
     sampling = Sampling(max_tokens=tokens, temperature=temperature, seed=seed)
     if (folder / "tokenizer.json").is_file():
         return generate(folder, prompt, tokenizer_json=folder / "tokenizer.json", sampling=sampling, context=context)
-    from training.steps import model_folder
+    from training.inputs import model_folder
 
     catalog = Catalog.open(store)
     snapshot = catalog.snapshot(model)
