@@ -204,7 +204,8 @@ def test_a_program_on_the_path_is_called_by_its_name(tmp_path: Path, monkeypatch
     monkeypatch.setattr(sys, "executable", str(tmp_path / "my env" / "bin" / "python"))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     assert program() == "'my env/bin/tamis'"
-    monkeypatch.chdir("/")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     assert program() == f"'{tmp_path}/my env/bin/tamis'"
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "tamis").touch(mode=0o755)
