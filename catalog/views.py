@@ -71,4 +71,9 @@ VIEWS = (
            (r->>'$.difference')::DOUBLE AS difference, (r->>'$.low')::DOUBLE AS low, (r->>'$.high')::DOUBLE AS high,
            (r->>'$.win_probability')::DOUBLE AS win_probability
     FROM snapshot_rows s, unnest((s.summary->'$.comparisons')::JSON[]) AS u(r) WHERE s.kind = 'evaluation'""",
+    """CREATE VIEW audits AS
+    SELECT s.snapshot, (r->>'$.from')::DOUBLE AS "from", (r->>'$.to')::DOUBLE AS "to",
+           (r->>'$.of')::BIGINT AS planted, (r->>'$.found')::BIGINT AS found, (r->>'$.share')::DOUBLE AS recall,
+           (r->>'$.low')::DOUBLE AS low, (r->>'$.high')::DOUBLE AS high
+    FROM snapshot_rows s, unnest((s.summary->'$.levels')::JSON[]) AS u(r) WHERE s.kind = 'audit'""",
 )

@@ -10,13 +10,17 @@ deduplicating everything at once.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
+
+import pyarrow.parquet as pq
 
 from catalog.errors import UsageError
 from catalog.run import Work
 from catalog.snapshot import Contents, Shard, Snapshot
+from catalog.store import Store
+from catalog.tables import live_rows
 
 TAKEN_AGAIN = ("exact", "near-duplicate")  # decisions that depend on the other documents
 KEPT_TABLES = ("documents", "quarantine", "signatures")
@@ -44,8 +48,8 @@ class Append:
                 f"{old.ref} was {_list(layers)} before deduplication, {new.ref} {_list(_lasting(new))}: expected the "
                 "same steps in both"
             )
-        earlier = [_only(shard, {*KEPT_TABLES, "edges", *layers}) for shard in old.contents.shards]
-        later = [_only(shard, {*KEPT_TABLES, *layers}) for shard in new.contents.shards]
+        earlier = [_only(work.store, shard, ("edges",), layers) for shard in old.contents.shards]
+        later = [_only(work.store, shard, (), layers) for shard in new.contents.shards]
         return Contents(kind="documents", shards=(*earlier, *later), layers=layers)
 
 
@@ -66,5 +70,9 @@ def _list(layers: tuple[str, ...]) -> str:
     return f"decided by {', '.join(layers)}" if layers else "decided by nothing"
 
 
-def _only(shard: Shard, names: Collection[str]) -> Shard:
-    return replace(shard, tables={name: ref for name, ref in shard.tables.items() if name in names})
+def _only(store: Store, shard: Shard, tables: Sequence[str], layers: Sequence[str]) -> Shard:
+    """The shard with what lasts and `tables`, and what is live by `layers`."""
+    kept = {name: ref for name, ref in shard.tables.items() if name in (*KEPT_TABLES, *tables, *layers)}
+    live = live_rows(store, shard, layers)
+    rows = pq.read_metadata(store.local(shard.tables["documents"])).num_rows if live is None else len(live)
+    return Shard(rows=rows, tables=kept)
