@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from catalog.catalog import Catalog
@@ -10,12 +10,12 @@ from catalog.lineage import ancestors
 from catalog.snapshot import Snapshot
 
 
-def model_card(catalog: Catalog, model: Snapshot, *, validation: Snapshot, test: Snapshot | None) -> str:
+def model_card(catalog: Catalog, model: Snapshot, *, validation: Snapshot, tests: Sequence[Snapshot]) -> str:
     """Markdown with a YAML header, as model hubs read it. Same inputs, same text: no dates, timings or versions.
 
-    `validation` is the evaluation that chose the model, `test` one on other documents.
+    `validation` is the evaluation that chose the model, `tests` are on other documents.
     """
-    summary, candidates = model.contents.summary, validation.contents.summary["results"]
+    summary = model.contents.summary
     lines = [
         "---",
         "library_name: transformers",
@@ -29,14 +29,14 @@ def model_card(catalog: Catalog, model: Snapshot, *, validation: Snapshot, test:
         "",
         "## Evaluation",
         "",
-        f"It was chosen as the best of {len(candidates)} models on {_documents(catalog, validation)}. Lower is better:",
+        f"It was chosen by its bits per byte on {_documents(catalog, validation)}; lower is better:",
         "",
         *_table(validation.contents.summary),
         "",
     ]
-    if test is not None:
+    for test in tests:
         lines += [
-            f"On {_documents(catalog, test)}, which had no part in the choice:",
+            f"The same models on {_documents(catalog, test)}, after the choice:",
             "",
             *_table(test.contents.summary),
             "",

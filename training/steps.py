@@ -12,9 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from catalog import schema
 from catalog.errors import UsageError
@@ -22,19 +20,26 @@ from catalog.pack import Packs
 from catalog.run import StageProgress, Work
 from catalog.snapshot import Contents, Snapshot
 from catalog.store import FileRef, Store
-from catalog.tables import read_live, read_table, write_table
+from catalog.tables import write_table
 from training.card import model_card
 from training.config import EarlyStopping, ModelConfig, TrainConfig, sized
 from training.context import LocalContext
 from training.evaluate import Comparison, Scores, evaluate, paired_bootstrap, summarise
 from training.export import export
 from training.folder import model_config, write_model
+from training.inputs import (
+    MODEL_FILES,
+    check_names,
+    check_tokenizers,
+    mixture_weights,
+    model_folder,
+    pack_paths,
+    scored_documents,
+)
 from training.model import Llama
 from training.pretrain import TrainResult, read_result
 from training.telemetry import Progress
 from training.worker import FinetuneJob, Job, PretrainJob, fit_with_ray
-
-MODEL_FILES = ("model.safetensors", "config.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,8 +172,7 @@ class Evaluate:
 class Export:
     """The model with the lowest bits per byte in an evaluation, as a plain LlamaForCausalLM folder.
 
-    Inputs: the evaluation that chooses, perhaps one on other documents for the model card, and models that the first
-    one scored.
+    Inputs: the evaluation that chooses, perhaps one on other documents for the model card, and models that were scored.
     """
 
     verb: ClassVar[str] = "export"
@@ -177,10 +181,11 @@ class Export:
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """An export snapshot: one artifact a file."""
         validation, *others = inputs
-        test = next((each for each in others if each.contents.kind == "evaluation"), None)
-        models = [each for each in others if each is not test]
+        tests = [each for each in others if each.contents.kind == "evaluation"]
+        models = [each for each in others if each not in tests]
         check_names(models)
-        _check_scored(work, validation.require("evaluation"), models)
+        for evaluation in (validation.require("evaluation"), *tests):
+            _check_scored(work, evaluation, models)
         by_name = {model.name: model for model in models}
         results = [row for row in validation.contents.summary["results"] if row["model"] in by_name]
         best = min(results, key=lambda row: row["bits_per_byte"])
@@ -190,34 +195,11 @@ class Export:
             model_folder(work.store, model, work.folder / "model"),
             tokenizer_json=work.store.local(model.artifact("tokenizer")),
             out=work.folder / "export",
-            card=model_card(work.catalog, model, validation=validation, test=test),
+            card=model_card(work.catalog, model, validation=validation, tests=tests),
         )
         artifacts = {path.name: _put(work.store, path) for path in sorted(out.iterdir())}
         summary = {"model": model.name, "bits_per_byte": best["bits_per_byte"], "perplexity": best["perplexity"]}
         return Contents(kind="export", artifacts=artifacts, summary=summary)
-
-
-def check_tokenizers(*snapshots: Snapshot) -> None:
-    """Raise UsageError, naming two of them, unless the snapshots share one tokenizer."""
-    first, *others = snapshots
-    for other in others:
-        if other.artifact("tokenizer").sha256 != first.artifact("tokenizer").sha256:
-            raise UsageError(
-                f"{first.ref} and {other.ref} have different tokenizers where one was expected: tokenize the text of "
-                "both with the same"
-            )
-
-
-def check_names(models: Sequence[Snapshot]) -> None:
-    """Raise UsageError, naming two of them, where models share a name."""
-    seen: dict[str, Snapshot] = {}
-    for model in models:
-        if model.name in seen:
-            raise UsageError(
-                f"{seen[model.name].ref} and {model.ref} share a name where models of different names were expected: "
-                "run the step of one again into another name, which costs nothing"
-            )
-        seen[model.name] = model
 
 
 def _check_scored(work: Work, evaluation: Snapshot, models: Sequence[Snapshot]) -> None:
@@ -229,49 +211,6 @@ def _check_scored(work: Work, evaluation: Snapshot, models: Sequence[Snapshot]) 
             raise UsageError(
                 f"{evaluation.ref} did not score {model.ref}: expected an evaluation of all the models given"
             )
-
-
-def pack_paths(store: Store, packs: Snapshot) -> tuple[Path, ...]:
-    """The local files of a packs snapshot, in order."""
-    return tuple(store.local(shard.tables["pack"]) for shard in packs.require("packs").contents.shards)
-
-
-def mixture_weights(store: Store, packs: Snapshot, rows_per_cell: np.ndarray) -> tuple[float, ...] | None:
-    """The mixture's weight of each cell that has rows, None for packs without a mixture.
-
-    A cell whose budget was too small for a single window has no rows; its weight goes to the others in proportion.
-    """
-    if "weights" not in packs.contents.artifacts:
-        return None
-    weights = read_table(store, packs.artifact("weights"), ["weight"])["weight"].to_numpy()
-    rows = np.zeros(len(weights), np.int64)
-    rows[: len(rows_per_cell)] = rows_per_cell
-    alive = np.where(rows > 0, weights, 0.0)[: len(rows_per_cell)]
-    return tuple((alive / alive.sum()).tolist())
-
-
-def model_folder(store: Store, model: Snapshot, folder: Path) -> Path:
-    """A folder with the files of a model snapshot, as the functions of this package read them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in MODEL_FILES:
-        path = folder / name
-        path.unlink(missing_ok=True)
-        path.symlink_to(store.local(model.require("model").artifact(name)))
-    return folder
-
-
-def scored_documents(store: Store, snapshot: Snapshot) -> pa.Table:
-    """id, tokens and n_bytes of the live documents of a tokenized snapshot."""
-    contents = snapshot.require("documents", "tokens").contents
-    tables = []
-    for shard in contents.shards:
-        tokens = read_live(store, shard, contents.layers, ["id", "tokens"], table="tokens")
-        sizes = read_live(store, shard, contents.layers, ["n_bytes"])
-        tables.append(tokens.append_column("n_bytes", sizes["n_bytes"]))
-    table = pa.concat_tables(tables).combine_chunks()
-    if not table.num_rows:
-        raise UsageError(f"{snapshot.ref} has no documents to score: give the target more text")
-    return table.filter(pc.greater(table["n_bytes"], 0))
 
 
 def _settings(step: Pretrain | Finetune) -> TrainConfig:
