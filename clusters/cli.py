@@ -329,6 +329,11 @@ def main() -> None:
             raise
         sys.stderr.write(f"tamis: {error}\n")
         sys.exit(error.exit_status)
+    except OSError as error:  # a folder that can't be made, a file that may not be written
+        if debug or error.filename is None:
+            raise
+        sys.stderr.write(f"tamis: {error.filename}: {error.strerror}\n")
+        sys.exit(1)
     except SystemExit as end:
         if end.code == INTERRUPTED:
             sys.stderr.write("tamis: interrupted; the same command continues where it stopped\n")

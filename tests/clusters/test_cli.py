@@ -238,6 +238,12 @@ def test_a_command_line_that_means_nothing_is_exit_status_2(tamis: Tamis, argume
     assert "Traceback" not in answer.err
 
 
+def test_a_folder_that_can_not_be_made_is_one_line(tamis: Tamis, curated: Curated, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    answer = tamis("run", curated.recipe, "--store", tmp_path / "file" / "store", "--executor", "local")
+    assert (answer.status, answer.out, answer.err) == (1, "", f"tamis: {tmp_path}/file/store/_log: Not a directory\n")
+
+
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     from catalog.errors import UsageError
 
