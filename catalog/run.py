@@ -165,6 +165,14 @@ class Work:
         self.record(name, tasks=len(tasks), rows=rows, unit=unit, num_bytes=size, seconds=time.monotonic() - started)
         return [receipts[index] for index in range(len(tasks))]
 
+    def tell(self, stage: str, done: int, total: int, *, note: str) -> None:
+        """Tell the listener how far a stage is that does not map over tasks."""
+        self.listener(
+            StageProgress(
+                step=self.step, stage=stage, done=done, total=total, rows=0, unit="", bytes=0, seconds=0.0, note=note
+            )
+        )
+
     def record(self, name: str, *, tasks: int, rows: int, unit: str, num_bytes: int, seconds: float) -> None:
         """Note a finished stage for the run's record."""
         self.stages.append(

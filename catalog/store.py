@@ -158,6 +158,12 @@ class Store:
             finally:
                 path.unlink(missing_ok=True)
 
+    def put_copy(self, source: Path) -> FileRef:
+        """Copy a local file into the store; `source` stays."""
+        with self.writing(suffix=source.suffix.lstrip(".")) as (path, refs):
+            shutil.copyfile(source, path)
+        return refs[0]
+
     def scratch(self) -> Path:
         """A local folder for files that are not finished yet, on the same disk as a local store."""
         folder = self.here / "work" / "_scratch"

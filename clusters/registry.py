@@ -29,8 +29,8 @@ STEPS = {
     "pack": "dataops.pack:Pack",
     "pretrain": "training.steps:Pretrain",
     "finetune": "training.steps:Finetune",
-    "evaluate": "training.steps:Evaluate",
-    "export": "training.steps:Export",
+    "evaluate": "training.compare:Evaluate",
+    "export": "training.compare:Export",
 }
 
 # What a step reads, in this order: `[name]` may be left out, `name...` is one or more.

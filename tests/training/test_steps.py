@@ -17,8 +17,9 @@ from catalog.snapshot import Snapshot
 from dataops.executors import LocalExecutor
 from tests.conftest import Curated
 from training import steps
+from training.compare import Evaluate, Export
 from training.context import LocalContext
-from training.steps import Evaluate, Export, Finetune, Pretrain, train_together
+from training.steps import Finetune, Pretrain, train_together
 
 SMALL = {"params": 130_000, "tokens": 2_000, "batch_rows": 4}
 HERE = LocalExecutor(workers=2)
