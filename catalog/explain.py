@@ -40,6 +40,7 @@ def explain(catalog: Catalog, document: str) -> str:
     for each in decisions:
         if each["kept_id"]:
             lines += ["", f"kept instead: {each['kept_id']}", *_difference(catalog, name, each["kept_id"])]
+    lines += _contamination(catalog, name)
     lines += _in_favour(catalog, name)
     lines += _placed(catalog, name)
     lines += _packed(catalog, name)
@@ -98,6 +99,20 @@ def _difference(catalog: Catalog, dropped: str, kept: str) -> list[str]:
     return [
         "  difference, [-only here-] {+only in the kept one+}:",
         "  " + " ".join(shown) + (" …" if len(parts) > len(shown) else ""),
+    ]
+
+
+def _contamination(catalog: Catalog, name: str) -> list[str]:
+    """What it shares with evaluation sets."""
+    found = sql(catalog, f"SELECT * FROM matches WHERE id = '{name}' ORDER BY snapshot, evaluation").to_pylist()
+    return [
+        line
+        for row in found
+        for line in (
+            "",
+            f"shares {row['ngrams']} n-grams with {row['evaluation']}, the longest passage:",
+            row["passage"],
+        )
     ]
 
 

@@ -42,6 +42,7 @@ ATTRIBUTES = {
     "draws": schema.DRAWS,
     "statistics": schema.STATISTICS,
     "edges": schema.EDGES,
+    "matches": schema.MATCHES,
     "quarantine": schema.QUARANTINE,
     "weights": schema.WEIGHTS,
     "scores": schema.EVALUATIONS,
@@ -232,7 +233,9 @@ TABLES = {
             ("seconds", pa.float64()),
         ]
     ),
-    "lineage_rows": pa.schema([("snapshot", pa.string()), ("input", pa.string()), ("step", pa.string())]),
+    "lineage_rows": pa.schema(
+        [("snapshot", pa.string()), ("input", pa.string()), ("position", pa.int32()), ("step", pa.string())]
+    ),
     "shard_rows": pa.schema(
         [
             ("snapshot", pa.string()),
@@ -302,9 +305,9 @@ def _run_row(run: Any) -> dict[str, Any]:
 
 def _lineage_rows(catalog: Catalog) -> list[dict[str, Any]]:
     return [
-        {"snapshot": each.ref, "input": needed.ref, "step": catalog.runs[each.run].step}
+        {"snapshot": each.ref, "input": needed.ref, "position": position, "step": catalog.runs[each.run].step}
         for each in catalog.all_snapshots()
-        for needed in catalog.inputs(each)
+        for position, needed in enumerate(catalog.inputs(each))
     ]
 
 

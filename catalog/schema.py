@@ -82,6 +82,17 @@ EDGES = pa.schema(
     ]
 )
 
+# What decontamination found: `evaluation` counts the sets from 0, `passage` is the longest run of shared words.
+MATCHES = pa.schema(
+    [
+        ("row", pa.int32()),
+        ("id", pa.string()),
+        ("evaluation", pa.int32()),
+        ("ngrams", pa.int32()),
+        ("passage", pa.string()),
+    ]
+)
+
 DRAWS = pa.schema([("row", pa.int32()), ("id", pa.string()), ("window", pa.int32()), ("cell", pa.int32())])
 
 QUARANTINE = pa.schema(

@@ -33,6 +33,11 @@ VIEWS = (
     """CREATE VIEW edges AS
     SELECT f.snapshot, e.left_id, e.right_id, e.similarity
     FROM file_rows f JOIN edges_parquet e ON e.file = f.file WHERE f.tbl = 'edges'""",
+    """CREATE VIEW matches AS
+    SELECT f.snapshot, m.id, l.input AS evaluation, m.ngrams, m.passage
+    FROM file_rows f JOIN matches_parquet m ON m.file = f.file
+    JOIN lineage_rows l ON l.snapshot = f.snapshot AND l.position = m.evaluation + 1 AND l.step = 'decontaminate'
+    WHERE f.tbl = 'matches'""",
     """CREATE VIEW quarantine AS
     SELECT f.snapshot, q.path, q.position, q.reason, q.excerpt
     FROM file_rows f JOIN quarantine_parquet q ON q.file = f.file WHERE f.tbl = 'quarantine'""",

@@ -13,14 +13,19 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import pyarrow as pa
 
 from catalog.errors import UsageError
-from catalog.run import Receipt, Task, Work
+from catalog.run import Receipt, Task, Work, as_json
+from catalog.schema import MATCHES
 from catalog.snapshot import Contents, Snapshot
 from catalog.store import Store
-from catalog.tables import read_live
-from dataops.kernels.ngrams import contained_ngrams, shingles, texts_with_ngrams
+from catalog.tables import read_live, write_table
+from dataops.kernels.ngrams import contained_ngrams, ngram_hashes, shingles, texts_with_ngrams
+from dataops.kernels.text import matching_form, words
 from dataops.step import counts, decide, drops, extend, layer_name, shard_tasks
+
+PASSAGE_WORDS = 80
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +33,7 @@ class Decontaminate:
     """Drop documents of the first snapshot that share word n-grams with the others, the evaluation sets."""
 
     verb: ClassVar[str] = "decontaminate"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
 
     ngram: int = 13
     common_from: int = 10
@@ -40,13 +45,21 @@ class Decontaminate:
             raise UsageError(f"n-grams of {self.ngram} words: expected at least 1")
 
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
-        """A decision layer `contaminated` on the first input."""
+        """A decision layer `contaminated` on the first input, and the table `matches`: what was found of which set."""
         pool, *evaluation = inputs
         pool.require("documents")
         settings = {"step": self, "folder": str(work.folder)}
-        tasks = [task for each in evaluation for task in shard_tasks(each.require("documents"), **settings)]
+        tasks = [
+            {**task, "set": number}
+            for number, each in enumerate(evaluation)
+            for task in shard_tasks(each.require("documents"), **settings)
+        ]
         collected = work.stage("evaluation n-grams", _collect, [{**t, "index": i} for i, t in enumerate(tasks)])
-        vocabulary = np.unique(np.concatenate([np.load(receipt["path"]) for receipt in collected]))
+        vocabularies = [
+            np.unique(np.concatenate([np.load(receipt["path"]) for receipt in collected if receipt["set"] == number]))
+            for number in range(len(evaluation))
+        ]
+        vocabulary = np.unique(np.concatenate(vocabularies))
         np.save(work.folder / "vocabulary.npy", vocabulary)
         seen = work.stage("count", _count, shard_tasks(pool, **settings))
         documents_with = np.zeros(len(vocabulary), np.int64)
@@ -54,6 +67,8 @@ class Decontaminate:
             documents_with += np.load(receipt["path"])
         telling = vocabulary[documents_with < self.common_from]
         np.save(work.folder / "telling.npy", telling)
+        belongs = np.array([np.isin(telling, each, assume_unique=True) for each in vocabularies])
+        np.save(work.folder / "belongs.npy", belongs)
         layer = layer_name(pool, "contaminated")
         receipts = work.stage("decide", _decide, shard_tasks(pool, layer=layer, **settings))
         summary = {
@@ -61,6 +76,15 @@ class Decontaminate:
             "evaluation_documents": sum(receipt["documents"] for receipt in collected),
             "ngrams": len(vocabulary),
             "common_ngrams": len(vocabulary) - len(telling),
+            "evaluation_sets": [
+                {
+                    "documents": sum(receipt["documents"] for receipt in collected if receipt["set"] == number),
+                    "ngrams": len(each),
+                    "common_ngrams": len(each) - int(belongs[number].sum()),
+                    "pool_documents_dropped": sum(receipt["by_set"][number] for receipt in receipts),
+                }
+                for number, each in enumerate(vocabularies)
+            ],
         }
         return extend(pool, receipts, layer=layer, summary=summary)
 
@@ -70,7 +94,7 @@ def _collect(store: Store, task: Task) -> Receipt:
     _, values = shingles(live["text"], task["step"].ngram)
     path = Path(task["folder"]) / f"evaluation-{task['index']}.npy"
     np.save(path, np.unique(values))
-    return {"path": str(path), "documents": live.num_rows}
+    return {"path": str(path), "set": task["set"], "documents": live.num_rows}
 
 
 def _count(store: Store, task: Task) -> Receipt:
@@ -92,6 +116,40 @@ def _decide(store: Store, task: Task) -> Receipt:
     reasons = [
         f"{hits[i]} of {total[i]} word {step.ngram}-grams are evaluation text, from word {first[i]}" for i in gone
     ]
-    dropped = drops(live["row"].to_numpy()[gone], "contaminated", reasons, similarity=share[gone])
+    rows = live["row"].to_numpy()[gone]
+    dropped = drops(rows, "contaminated", reasons, similarity=share[gone])
     receipt = decide(store, live.select(["row", "id"]), dropped, layer=task["layer"])
-    return {**receipt, "bytes": live["text"].nbytes}
+    belongs = np.load(Path(task["folder"]) / "belongs.npy")
+    matches = _matches(live.take(pa.array(gone)), step.ngram, telling, belongs)
+    receipt["tables"]["matches"] = as_json(write_table(store, matches))
+    by_set = np.bincount(matches["evaluation"].to_numpy(), minlength=len(belongs)).tolist()
+    return {**receipt, "by_set": by_set, "bytes": live["text"].nbytes}
+
+
+def _matches(documents: pa.Table, n: int, telling: np.ndarray, belongs: np.ndarray) -> pa.Table:
+    """MATCHES of documents (row, id, text): for each set that they share n-grams with, how many, and the longest run.
+
+    telling: hashes, ascending; belongs: bool[sets, telling], which of them each evaluation set holds.
+    """
+    grams = ngram_hashes(documents["text"], n)
+    spelled = words(matching_form(documents["text"]))
+    found = []
+    for number, (row, name) in enumerate(zip(documents["row"].to_pylist(), documents["id"].to_pylist(), strict=True)):
+        own = grams.row(number)
+        at = np.minimum(np.searchsorted(telling, own), len(telling) - 1)
+        known = telling[at] == own
+        for evaluation in range(len(belongs)):
+            hit = known & belongs[evaluation, at]
+            if hit.any():
+                start, length = _longest_run(hit)
+                passage = " ".join(spelled[number][start : start + length + n - 1][:PASSAGE_WORDS])
+                found.append((row, name, evaluation, int(hit.sum()), passage))
+    return pa.Table.from_pylist([dict(zip(MATCHES.names, each, strict=True)) for each in found], schema=MATCHES)
+
+
+def _longest_run(hit: np.ndarray) -> tuple[int, int]:
+    """Start and length of the longest run of True, the first of equals."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], hit, [False]])))
+    starts, stops = edges[::2], edges[1::2]
+    longest = int(np.argmax(stops - starts))
+    return int(starts[longest]), int(stops[longest] - starts[longest])

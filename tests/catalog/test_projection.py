@@ -69,7 +69,7 @@ def test_views_agree_with_the_log(catalog):
         ("thin@1", "thin", True, 9),
     ]
     lineage = sql(catalog, "SELECT * FROM lineage").to_pylist()
-    assert lineage == [{"snapshot": "thin@1", "input": "raw@1", "step": "thin"}]
+    assert lineage == [{"snapshot": "thin@1", "input": "raw@1", "position": 0, "step": "thin"}]
 
 
 @pytest.mark.parametrize("damage", ["deleted", "empty", "cut", "cut late", "not a database", "stale"])

@@ -8,6 +8,9 @@ import pytest
 
 from catalog.catalog import Catalog
 from catalog.errors import UsageError
+from catalog.explain import explain
+from catalog.projection import publish
+from catalog.query import sql
 from catalog.snapshot import Snapshot
 from dataops.contamination import Decontaminate
 from tests.dataops.conftest import Make, apply, decisions, live, prose
@@ -123,3 +126,23 @@ def test_common_text_is_counted_over_all_shards(
 def test_ngrams_of_no_words_are_refused() -> None:
     with pytest.raises(UsageError, match="n-grams of 0 words"):
         Decontaminate(ngram=0)
+
+
+def test_each_evaluation_set_is_reported_with_the_passage_that_matched(
+    catalog: Catalog, ingest: Make, evaluation: Snapshot, pool_rows: list[dict]
+) -> None:
+    other = ingest([{"text": prose(i, 150)} for i in (2, 500)], "other")
+    pool = ingest(pool_rows, id_column="id")
+    clean = apply(catalog, Decontaminate(), pool, evaluation, other, into="clean")
+    first, second = clean.contents.summary["evaluation_sets"]
+    assert (first["documents"], first["pool_documents_dropped"]) == (8, 5)
+    assert (second["documents"], second["pool_documents_dropped"], second["common_ngrams"]) == (2, 1, 0)
+    assert first["common_ngrams"] >= 48  # the licence
+    publish(catalog)
+    name = names(catalog, pool)
+    rows = sql(catalog, "SELECT * FROM matches WHERE snapshot = 'clean@1' ORDER BY evaluation, id").to_pylist()
+    assert [row["evaluation"] for row in rows] == ["evaluation@1"] * 5 + ["other@1"]
+    for row in rows:
+        copied = passage(int(name[row["id"]].removeprefix("copy-"))).lower().replace(".", "")
+        assert (row["passage"], row["ngrams"]) == (copied, 50 - 12)
+        assert row["passage"] in explain(catalog, row["id"])
