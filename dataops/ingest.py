@@ -60,7 +60,7 @@ class Ingest:
         check(found, self.options)
         return found
 
-    def evidence(self, *inputs: Snapshot) -> Any:
+    def evidence(self, *_: Snapshot) -> Any:
         """Name, source and digest of every input file."""
         return [[each.name, each.source, sha256_file(each.path)] for each in self.inputs()]
 
