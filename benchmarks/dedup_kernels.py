@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from dataops.fuzzy import FuzzyDedup
 from dataops.kernels.jaccard import pair_jaccard
-from dataops.kernels.minhash import band_keys, minhash, permutations
+from dataops.kernels.minhash import band_keys, minhash, minhash_texts, permutations
 from dataops.kernels.ngrams import ngram_hashes, shingles, word_hashes
 from dataops.kernels.ragged import text_bytes
 from dataops.kernels.text import fold
@@ -56,6 +56,7 @@ def print_kernels(files: Sequence[str]) -> None:
     sets = show("fold + words + sorted shingle sets", lambda: shingles(texts, step.shingle))
     hashes = permutations(step.permutations, step.seed)
     signatures = show(f"minhash, {step.permutations} permutations", lambda: minhash(*sets, hashes))
+    show("fold + words to signatures", lambda: minhash_texts(texts, step.shingle, hashes))
     show("band keys", lambda: band_keys(signatures, *step.bands_and_rows))
     left = np.arange(0, len(texts) - 1, 2)
     show("pair Jaccard, each document once", lambda: pair_jaccard(sets, sets, left, left + 1))

@@ -19,11 +19,12 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-HASHES, SHINGLE, THRESHOLD = 128, 5, 0.8
+HASHES, SHINGLE, THRESHOLD, BATCH = 128, 5, 0.8, 1000
 
 Find = Callable[[Sequence[str], int, int], Iterable[str]]
 
@@ -70,23 +71,25 @@ def _not_first_of_component(documents: Any, edges: Any) -> list[str]:
 
 
 def with_rensa(files: Sequence[str], _: int, rows: int) -> Iterable[str]:
-    """Signatures of all documents, then documents in order: one stays unless it resembles one that stayed."""
+    """Signatures of a batch, then its documents in order: one stays unless it resembles one that stayed."""
     from rensa import RMinHash, RMinHashDeduplicator
 
-    ids, documents = _words(files)
     rows = max(each for each in range(1, rows + 1) if HASHES % each == 0)
-    signatures = RMinHash.from_token_sets([_shingles(words) for words in documents], HASHES, 1)
     index = RMinHashDeduplicator(THRESHOLD, HASHES, True, num_bands=HASHES // rows, seed=1)
-    kept = index.add_pairs(zip(ids, signatures, strict=True))
-    return [name for name, stays in zip(ids, kept, strict=True) if not stays]
+    documents = _documents(files)
+    dropped: list[str] = []
+    while batch := list(islice(documents, BATCH)):
+        signatures = RMinHash.from_token_sets([_shingles(words) for _, words in batch], HASHES, 1)
+        kept = index.add_pairs([(name, each) for (name, _), each in zip(batch, signatures, strict=True)])
+        dropped += [name for (name, _), stays in zip(batch, kept, strict=True) if not stays]
+    return dropped
 
 
 def with_gaoya(files: Sequence[str], bands: int, rows: int) -> Iterable[str]:
     """All documents indexed and queried in bulk; then in order, as above."""
     from gaoya.minhash import MinHashStringIndex
 
-    ids, documents = _words(files)
-    texts = [" ".join(words) for words in documents]
+    ids, texts = zip(*((name, " ".join(words)) for name, words in _documents(files)), strict=True)
     index = MinHashStringIndex(
         hash_size=32,
         jaccard_threshold=THRESHOLD,
@@ -96,9 +99,9 @@ def with_gaoya(files: Sequence[str], bands: int, rows: int) -> Iterable[str]:
         ngram_range=(SHINGLE, SHINGLE),
         id_container="smallvec",
     )
-    index.par_bulk_insert_docs(list(range(len(texts))), texts)
+    index.par_bulk_insert_docs(list(range(len(texts))), list(texts))
     stayed: set[int] = set()
-    for number, similar in enumerate(index.par_bulk_query(texts)):
+    for number, similar in enumerate(index.par_bulk_query(list(texts))):
         if stayed.isdisjoint(similar):
             stayed.add(number)
     return [name for number, name in enumerate(ids) if number not in stayed]
@@ -110,7 +113,7 @@ def with_datasketch(files: Sequence[str], _: int, __: int) -> Iterable[str]:
 
     index = MinHashLSH(threshold=THRESHOLD, num_perm=HASHES)
     dropped = []
-    for name, words in zip(*_words(files), strict=True):
+    for name, words in _documents(files):
         signature = MinHash(num_perm=HASHES)
         signature.update_batch([shingle.encode() for shingle in set(_shingles(words))])
         if index.query(signature):
@@ -128,19 +131,16 @@ PEERS: dict[str, Find] = {
 }
 
 
-def _words(files: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    """Ids and words of the documents that have a shingle: two without one are not alike."""
+def _documents(files: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Id and words of each document that has a shingle: two without one are not alike."""
     import pyarrow.parquet as pq
 
-    ids, documents = [], []
     for path in files:
         table = pq.read_table(path, columns=["id", "text"], partitioning=None)
         for name, text in zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True):
             words = re.findall(r"\w+", text.lower())
             if len(words) >= SHINGLE:
-                ids.append(name)
-                documents.append(words)
-    return ids, documents
+                yield name, words
 
 
 def _shingles(words: list[str]) -> list[str]:
