@@ -166,9 +166,10 @@ def dedup(
     executor: ExecutorOption = "auto",
     workers: WorkersOption = WORKERS,
 ) -> None:
-    """Drop exact repeats and near-duplicates; decide again; or join new documents to old ones.
+    """Drop exact repeats and near-duplicates.
 
-    Documents that were deduplicated before are decided again from the pairs that were stored: no text is read.
+    Documents that were deduplicated before are decided again from the pairs that were stored: no text is read. With
+    --against, new documents join such documents, and only the new text is read.
     """
     from clusters.dedup import cost_table, dedup_recipe
     from clusters.runner import run_recipe
@@ -190,7 +191,10 @@ def audit(
     sample: Annotated[int, typer.Option(min=1, help="Copies to plant, and removals to look at.")] = 2000,
     workers: WorkersOption = WORKERS,
 ) -> None:
-    """Measure a deduplication: recall on planted copies by similarity, precision on its removals."""
+    """Measure a deduplication.
+
+    Recall on planted copies, by their similarity, and precision on its removals, with intervals.
+    """
     from clusters.dedup import audit_table
     from clusters.recipes import Recipe, Stated
     from clusters.runner import run_recipe

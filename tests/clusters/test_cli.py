@@ -66,8 +66,10 @@ def test_help_is_quick_and_loads_neither_ray_nor_torch() -> None:
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
         seconds.append(time.monotonic() - started)
         assert "LOADED set()" in done.stdout
-    for command in ("demo", "specialize", "run", "step", "ls", "show", "log", "sql", "explain", "verify", "generate"):
-        assert re.search(rf"^  {command} ", done.stdout, re.M)
+    for command in cli.app.registered_commands:
+        name = command.name or command.callback.__name__  # type: ignore[union-attr]
+        assert re.search(rf"^  {name} ", done.stdout, re.M)
+    assert not re.search(r"^  .*\.\.\.$", done.stdout, re.M)  # no command's first sentence is cut
     assert min(seconds) < 0.5
 
 
