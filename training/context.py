@@ -6,13 +6,11 @@ The loop knows only this protocol. `LocalContext` is one process; Ray Train's li
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
 
 from training.config import Precision
-from training.telemetry import Progress
 
 
 class RunContext(Protocol):
@@ -29,9 +27,6 @@ class RunContext(Protocol):
 
     def all_reduce(self, tensor: torch.Tensor) -> None:
         """Replace `tensor` by its sum over all ranks, in place."""
-
-    def report(self, progress: Progress, checkpoint: Path) -> None:
-        """Every rank calls this after each committed checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +49,6 @@ class LocalContext:
 
     def all_reduce(self, tensor: torch.Tensor) -> None:
         """A sum over one."""
-
-    def report(self, progress: Progress, checkpoint: Path) -> None:
-        """Nobody to tell."""
 
 
 def resolved(precision: Precision, device: torch.device) -> Precision:

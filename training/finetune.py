@@ -45,27 +45,26 @@ class BestOnValidation:
     stopping: EarlyStopping
     dtype: torch.dtype
     best: float = float("inf")
-    best_step: int = 0
     waited: int = 0
 
     @property
     def every(self) -> int:
         return self.stopping.evaluate_every
 
-    def judge(self, model: Llama, step: int) -> tuple[float, bool]:
+    def judge(self, model: Llama) -> tuple[float, bool]:
         found = summarise(score(model, self.validation, end_of_text=self.end_of_text, dtype=self.dtype)).bits_per_byte
         if found < self.best:
-            self.best, self.best_step, self.waited = found, step, 0
+            self.best, self.waited = found, 0
             write_model(model, self.model_dir, end_of_text=self.end_of_text)
         else:
             self.waited += 1
         return found, self.waited >= self.stopping.patience
 
     def state(self) -> dict[str, Any]:
-        return {"best": self.best, "best_step": self.best_step, "waited": self.waited}
+        return {"best": self.best, "waited": self.waited}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.best, self.best_step, self.waited = state["best"], state["best_step"], state["waited"]
+        self.best, self.waited = state["best"], state["waited"]
 
 
 def finetune(

@@ -43,7 +43,7 @@ class Judge(Protocol):
     @property
     def every(self) -> int: ...
 
-    def judge(self, model: Llama, step: int) -> tuple[float, bool]:
+    def judge(self, model: Llama) -> tuple[float, bool]:
         """Validation loss (for the metrics) and whether to stop."""
 
     def state(self) -> dict[str, Any]:
@@ -119,9 +119,14 @@ def train(
                 pending = None
             if judge and judging:
                 stopped = _judged(judge, model, step, context, telemetry)
-            if saving or stopped:
-                state = {"judge": judge.state() if judge else None, "stopped": stopped}
-                _save(run_dir, model, optimizer, state, step, context, telemetry)
+            if lead and (saving or stopped):
+                save_checkpoint(
+                    run_dir / "checkpoints",
+                    step=step,
+                    model=model.state_dict(),
+                    optimizer=optimizer_tensors(model, optimizer),
+                    state={"judge": judge.state() if judge else None, "stopped": stopped},
+                )
         return LoopResult(
             steps=step, tokens=step * tokens_per_step, seconds=telemetry.seconds, final_loss=telemetry.loss
         )
@@ -192,32 +197,11 @@ def _settle(pending: _Losses, packs: Packs, telemetry: Telemetry) -> None:
 def _judged(judge: Judge, model: Llama, step: int, context: RunContext, telemetry: Telemetry) -> bool:
     verdict = torch.zeros((), device=context.device)
     if context.rank == 0:
-        loss, stop = judge.judge(model, step)
+        loss, stop = judge.judge(model)
         telemetry.validation(step, loss)
         verdict += float(stop)
     context.all_reduce(verdict)
     return bool(verdict.item() > 0)
-
-
-def _save(
-    run_dir: Path,
-    model: Llama,
-    optimizer: torch.optim.AdamW,
-    state: dict[str, Any],
-    step: int,
-    context: RunContext,
-    telemetry: Telemetry,
-) -> None:
-    path = run_dir / "checkpoints" / f"step-{step:08d}"
-    if context.rank == 0:
-        save_checkpoint(
-            path.parent,
-            step=step,
-            model=model.state_dict(),
-            optimizer=optimizer_tensors(model, optimizer),
-            state=state,
-        )
-    context.report(telemetry.progress(step), path)
 
 
 def _resume(found: Checkpoint, model: Llama, optimizer: torch.optim.AdamW, judge: Judge | None) -> tuple[int, bool]:

@@ -104,9 +104,6 @@ class RayContext:
         if self.world_size > 1:
             torch.distributed.all_reduce(tensor, group=self.group)
 
-    def report(self, progress: Progress, checkpoint: Path) -> None:
-        """The checkpoint on disk is the report."""
-
 
 def fit_with_ray(
     jobs: Sequence[Job],

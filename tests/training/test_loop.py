@@ -209,9 +209,6 @@ class FakeRank:
         self.shared["barrier"].wait()
         tensor.copy_(total)
 
-    def report(self, progress, checkpoint):
-        self.shared["barrier"].wait()
-
 
 def test_two_ranks_compute_the_loss_and_weights_of_one(tmp_path, pack, shape, settings, finished):
     import threading

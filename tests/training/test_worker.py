@@ -35,11 +35,14 @@ def ray_started():
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DyingContext(RayContext):
-    """Gets SIGKILL when its first checkpoint has just been committed."""
+    """Gets SIGKILL in the step after its first checkpoint."""
 
-    def report(self, progress, checkpoint):
-        (checkpoint.parents[1] / "killed").write_text(checkpoint.name)
-        os.kill(os.getpid(), signal.SIGKILL)
+    run_dir: Path
+
+    def all_reduce(self, tensor):
+        for marker in (self.run_dir / "checkpoints").glob("step-*/COMMITTED"):
+            (self.run_dir / "killed").write_text(marker.parent.name)
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +68,8 @@ class KilledOnce(Watched):
     """A job whose worker dies the first time it runs."""
 
     def run(self, context: RayContext) -> None:
-        self.job.run(context if (self.run_dir / "killed").exists() else DyingContext(**vars(context)))
+        alive = (self.run_dir / "killed").exists()
+        self.job.run(context if alive else DyingContext(**vars(context), run_dir=self.run_dir))
 
 
 class Counted(Watched):
