@@ -97,7 +97,7 @@ def test_a_file_that_is_not_there_or_not_text_is_bad_input(tmp_path: Path) -> No
             one("fuzzy-dedup", "a", treshold=1),
             "fuzzy-dedup has no setting 'treshold'; its settings: threshold,",
         ),
-        (one("exact-dedup", "a", seed=1), "exact-dedup has no setting 'seed'; its settings: none"),
+        (one("classify", "a", "b", seed=1), "classify has no setting 'seed'; its settings: none"),
         (one("fuzzy-dedup", "a", threshold="high"), "fuzzy-dedup: threshold: Input should be a valid number"),
         (one("fuzzy-dedup", "a", threshold=1.5), "threshold 1.5: expected a Jaccard"),
         (one("split", "a", start=0.5), "split: stop: "),
