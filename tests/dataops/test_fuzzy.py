@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import unicodedata
+from pathlib import Path
 
 import pytest
 
 from catalog.catalog import Catalog
 from catalog.errors import UsageError
 from dataops.fuzzy import FuzzyDedup
+from dataops.ingest import Ingest
 from tests.dataops.conftest import Make, apply, decisions, live, prose
 
 
@@ -135,3 +138,55 @@ def test_workers_do_not_change_a_byte(catalog: Catalog, ingest: Make, planted: l
 def test_settings_out_of_range_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         FuzzyDedup(**settings)
+
+
+SCRIPTS = {
+    "chinese": "今天天气很好我们一起去公园散步看见许多人在湖边钓鱼孩子们在草地上奔跑",
+    "japanese": "昨日は友達と一緒に新しい映画を見に行きましたとても面白かったのでもう一度見たい",
+    "thai": "วันนี้อากาศดีมากเราไปเดินเล่นที่สวนสาธารณะกับเพื่อนและพบผู้คนมากมายที่กำลังวิ่ง",
+    "arabic": "ذهبنا اليوم الى الحديقة مع الاصدقاء وكان الطقس جميلا جدا ورأينا الكثير من الناس يمشون",
+    "hebrew": "היום הלכנו לפארק עם חברים ומזג האוויר היה יפה מאוד וראינו הרבה אנשים הולכים סביב האגם",
+    "emoji": " ".join(f"word{i} 🙂🎉 more{i}" for i in range(30)),
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_without_spaces_right_to_left_text_and_emoji_have_near_duplicates_too(
+    catalog: Catalog, ingest: Make, script: str
+) -> None:
+    text = SCRIPTS[script]
+    other = "".join(reversed(text))
+    pool = ingest([{"text": text}, {"text": text + " 终"}, {"text": other}])
+    kept = [row["text"] for row in live(catalog, apply(catalog, FuzzyDedup(), pool, into="dedup"), "text")]
+    assert len(kept) == 2
+    assert text + " 终" in kept
+
+
+def test_short_documents_and_odd_bytes_are_never_merged(catalog: Catalog, ingest: Make) -> None:
+    short = ["a", "b", "a b c d", "a b c e", "!!!", "???", "🙂", "今天", "今天天气", "\u200b\u200b x", "x\x00y z"]
+    pool = ingest([{"text": text} for text in short])
+    dedup = apply(catalog, FuzzyDedup(), pool, into="dedup")
+    assert dedup.contents.rows == pool.contents.rows
+
+
+def test_documents_of_five_megabytes_are_compared_whole(catalog: Catalog, ingest: Make) -> None:
+    long, end = prose(1, 1_200_000), prose(2, 400_000)
+    assert len(long) > 5_000_000
+    pool = ingest([{"text": long}, {"text": long + " " + prose(3, 50)}, {"text": long + " " + end}])
+    rows = decisions(catalog, apply(catalog, FuzzyDedup(), pool, into="dedup"))
+    assert sorted(row["kept"] for row in rows) == [False, True, True]  # the third is only 3/4 like the first
+
+
+def test_the_order_of_the_files_and_the_size_of_shards_do_not_change_a_decision(
+    catalog: Catalog, tmp_path: Path, planted: list[dict]
+) -> None:
+    paths = [tmp_path / f"part-{number}.jsonl" for number in range(7)]
+    for number, path in enumerate(paths):
+        path.write_text("".join(json.dumps(row) + "\n" for row in planted[number::7]))
+
+    def verdicts(files: list[Path], shard_bytes: int) -> list[tuple]:
+        pool = apply(catalog, Ingest(paths=tuple(map(str, files)), shard_bytes=shard_bytes), into="pool")
+        rows = decisions(catalog, apply(catalog, FuzzyDedup(), pool, into="dedup"))
+        return sorted((row["id"], row["kept"], row["kept_id"], row["similarity"]) for row in rows)
+
+    assert verdicts(paths, 20_000) == verdicts(paths[::-1], 90_000)
