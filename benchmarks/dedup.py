@@ -31,7 +31,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from datasketch import MinHashLSH
 from dedup_corpus import Corpus, open_corpus, parquet_files
 from dedup_growth import print_growth
 from dedup_kernels import print_kernels
@@ -39,6 +38,7 @@ from dedup_process import Head, Outcome, fresh_store, measured, ray_head
 
 from catalog.errors import UsageError
 from dataops.fuzzy import FuzzyDedup
+from dataops.kernels.minhash import optimal_bands
 
 HERE = Path(__file__).parent
 CORPORA = HERE.parent.parent / "shared" / "corpora"
@@ -151,8 +151,7 @@ def _bands(name: str) -> tuple[int, int]:
     """Ours for everyone; those of daft's tutorial, which weighs both errors equally, for daft on its own terms."""
     if name != "daft-own-bands":
         return FuzzyDedup().bands_and_rows
-    index = MinHashLSH(threshold=FuzzyDedup().threshold, num_perm=FuzzyDedup().permutations)
-    return index.b, index.r
+    return optimal_bands(FuzzyDedup().threshold, FuzzyDedup().permutations, miss_weight=0.5)
 
 
 def _run(name: str, corpus: Corpus, options: argparse.Namespace, head: Head | None, *, shards: int) -> Outcome:

@@ -69,7 +69,8 @@ class Keeping:
 class Redecide(Keeping):
     """Decide again, by another threshold or policy, from the edges that a fuzzy-dedup snapshot stored.
 
-    Input: a snapshot whose newest decision is `near-duplicate`. What it dropped comes back unless dropped again.
+    Input: a snapshot whose newest decision is `near-duplicate`. What it dropped comes back unless dropped again. Below
+    the threshold that the pairs were looked for with, fewer of them are known the further down one goes.
     """
 
     verb: ClassVar[str] = "redecide"
@@ -87,7 +88,12 @@ class Redecide(Keeping):
             )
         edges = [shard.tables["edges"] for shard in contents.shards]
         base = replace(snapshot, contents=replace(contents, layers=contents.layers[:-1]))
-        made_with = settings_of(work.store, edges[0])
+        made_with = settings_of(work.store, edges[0]) if edges else {"shingle": 0, "verify_from": 0.0}
+        if self.threshold < made_with["verify_from"]:
+            raise UsageError(
+                f"threshold {self.threshold}: {snapshot.ref} stored pairs from {made_with['verify_from']} on; run "
+                f"fuzzy-dedup with threshold and verify_from at {self.threshold}"
+            )
         return keep(work, base, edges, self, offsets=row_offsets(work.store, snapshot), shingle=made_with["shingle"])
 
 

@@ -72,6 +72,8 @@ def test_deciding_again_needs_stored_edges_under_the_newest_decision(catalog: Ca
     with pytest.raises(UsageError, match="has no table 'edges'"):
         apply(catalog, Redecide(), families, into="again")
     first = apply(catalog, FuzzyDedup(), families, into="first")
+    with pytest.raises(UsageError, match=r"threshold 0.6: first@1 stored pairs from 0.7 on"):
+        apply(catalog, Redecide(threshold=0.6), first, into="again")
     later = apply(catalog, ExactDedup(), first, into="later")
     with pytest.raises(UsageError, match="the newest decision of later@1 is exact, not near-duplicate"):
         apply(catalog, Redecide(), later, into="again")

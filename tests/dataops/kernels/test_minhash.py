@@ -1,12 +1,15 @@
 """Signatures equal datasketch's bit for bit; band keys separate bands and runs."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from datasketch import MinHash
+from datasketch import MinHash, MinHashLSH
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dataops.kernels import minhash as mh
+from dataops.kernels.minhash import minhash, minhash_texts, optimal_bands, permutations
+from dataops.kernels.ngrams import ngram_hashes
 
 SETS = st.lists(st.lists(st.integers(0, 2**64 - 1), max_size=40), max_size=6)
 
@@ -86,3 +89,21 @@ def test_band_keys_fill_all_64_bits_evenly() -> None:
 def test_bands_beyond_the_signature_are_refused() -> None:
     with pytest.raises(ValueError, match="5 bands of 3 rows do not fit a signature of 12"):
         mh.band_keys(np.zeros((1, 12), np.uint32), 5, 3)
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.8, 0.85, 0.9, 0.95])
+@pytest.mark.parametrize("num_perm", [64, 128, 256])
+@pytest.mark.parametrize("miss_weight", [0.5, 0.9, 0.98])
+def test_bands_and_rows_are_those_of_datasketchs_optimiser(threshold: float, num_perm: int, miss_weight: float) -> None:
+    index = MinHashLSH(threshold=threshold, num_perm=num_perm, weights=(1 - miss_weight, miss_weight))
+    assert optimal_bands(threshold, num_perm, miss_weight=miss_weight) == (index.b, index.r)
+
+
+@given(st.lists(st.text(max_size=200), min_size=1, max_size=6), st.integers(1, 6))
+def test_texts_have_the_signatures_of_their_shingles(texts: list[str], n: int) -> None:
+    arrow = pa.array([text.encode("utf-8", "replace").decode() for text in texts], pa.large_string())
+    hashes = permutations(32, 1)
+    grams = ngram_hashes(arrow, n)
+    counts, signatures = minhash_texts(arrow, n, hashes)
+    assert counts.tolist() == np.diff(grams.offsets).tolist()
+    assert np.array_equal(signatures, minhash(*grams, hashes))
