@@ -29,6 +29,7 @@ from dataops.step import counts, decide, drops, extend, layer_name, shard_tasks
 
 RULE = "near-duplicate"
 SETTINGS = b"tamis.settings"  # key of a stored table's metadata
+NO_EDGES: dict[str, Any] = {"shingle": 0, "verify_from": 0.0}  # of a snapshot without shards
 MEMORY_LIMIT = "1GB"
 EDGE_BATCH = 1 << 18
 CEILING_FROM = 100  # documents: below that a share says little about a source
@@ -88,7 +89,7 @@ class Redecide(Keeping):
             )
         edges = [shard.tables["edges"] for shard in contents.shards]
         base = replace(snapshot, contents=replace(contents, layers=contents.layers[:-1]))
-        made_with = settings_of(work.store, edges[0]) if edges else {"shingle": 0, "verify_from": 0.0}
+        made_with = settings_of(work.store, edges[0]) if edges else NO_EDGES
         if self.threshold < made_with["verify_from"]:
             raise UsageError(
                 f"threshold {self.threshold}: {snapshot.ref} stored pairs from {made_with['verify_from']} on; run "

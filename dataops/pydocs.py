@@ -37,6 +37,7 @@ READ_OPTIONS = ReadOptions(
 MAX_FILE_BYTES = 2 << 20
 PIECE_BYTES = 6 << 20  # uncompressed JSON of one output file: shards for a laptop's cores
 QUICK_ONE_IN = 4
+QUICK_CUTS_TARGETS_FROM = 500
 
 _SKIPPED_FOLDERS = {
     "__pycache__", "site-packages", "dist-packages", "test", "tests", "_test", "_tests", "testing_data", "test_data",
@@ -175,7 +176,9 @@ def write_corpus(
     roots: Sequence[Root] | None = None,
     map_files: MapFiles = map,
 ) -> Corpus:
-    """Write pool-*.jsonl.zst and target-*.jsonl.zst; `quick` keeps one pool module in QUICK_ONE_IN, all else whole.
+    """Write pool-*.jsonl.zst and target-*.jsonl.zst; `quick` keeps one pool module in QUICK_ONE_IN.
+
+    Of a target of QUICK_CUTS_TARGETS_FROM files or more it keeps every other module, of a smaller one all.
 
     `roots=None` is this interpreter's. `map_files` may be a process pool's map, in order: the bytes are the same.
     """
@@ -185,7 +188,9 @@ def write_corpus(
     if not any(each.domain == target for each in files):
         raise BadInput(f"target '{target}': this environment has no such documentation; name another of {_list(files)}")
     if quick:
-        files = [each for each in files if each.domain == target or _in_quick(each)]
+        of_target = sum(each.domain == target for each in files)
+        target_one_in = 2 if of_target >= QUICK_CUTS_TARGETS_FROM else 1
+        files = [each for each in files if _in_quick(each, target_one_in if each.domain == target else QUICK_ONE_IN)]
     skipped: Counter[str] = Counter()
     tallies: Counter[tuple[str, str | None, str]] = Counter()
     sizes: Counter[tuple[str, str | None, str]] = Counter()
@@ -261,10 +266,10 @@ def _walk(root: Path) -> Iterator[str]:
                 yield relative
 
 
-def _in_quick(file: DocFile) -> bool:
+def _in_quick(file: DocFile, one_in: int) -> bool:
     """By the last two parts of the path, so that a vendored copy is kept with its original. Licences all stay."""
     tail = "/".join(file.url.split("/")[-2:])
-    return file.kind in ("licence", "description") or zlib.crc32(tail.encode()) % QUICK_ONE_IN == 0
+    return file.kind in ("licence", "description") or zlib.crc32(tail.encode()) % one_in == 0
 
 
 def _list(files: Iterable[DocFile]) -> str:

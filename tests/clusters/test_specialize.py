@@ -34,8 +34,6 @@ SETTINGS = [  # a target of 60 documents needs a larger share for validation and
     "validation.stop=0.8",
     "test.start=0.8",
     "target-train.stop=0.6",
-    "validation-scores.threads=1",  # threads that spin for each other take minutes where the cores are shared
-    "test-scores.threads=1",
 ]
 
 

@@ -176,6 +176,14 @@ def test_quick_takes_a_part_of_the_pool_with_vendored_copies_and_the_whole_targe
     assert {path.replace("/vendor/", "/") for path in kept} == {path for path in kept if "/vendor/" not in path}
 
 
+def test_quick_cuts_a_large_target_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = tmp_path / "site"
+    install(site, "sympy", {f"sympy/m{i}.py": module(f"Maths {i}.") for i in range(40)})
+    monkeypatch.setattr(pydocs, "QUICK_CUTS_TARGETS_FROM", 40)
+    quick = write_corpus(tmp_path / "out", target="mathematics", quick=True, roots=roots(site))
+    assert 8 < sum("/m" in str(row["id"]) for row in rows(quick.target)) < 32
+
+
 def test_an_unknown_target_names_the_valid_ones(site: Path) -> None:
     with pytest.raises(BadInput, match=r"unknown target 'maths'; expected one of data, developer-tools, .*mathematics"):
         corpus(site, target="maths")
