@@ -44,15 +44,15 @@ from dataops.step import shard_tasks
 BATCH_BYTES = 8 << 20
 MISS_WEIGHT = 0.98  # at 0.8 and 128 permutations 17 bands of 7 rows: 98% of pairs at the threshold, 99.9% at 0.85
 ALL_PAIRS_UP_TO = 64  # documents in a bucket; larger ones are boilerplate or one document many times
-MISSED_DEVIATIONS = 3.0  # a pair whose sketches agree less than this far below `verify_from` is not looked at
+MISSED_DEVIATIONS = 3.0  # a pair whose sketches agree less than this below what is wanted is not looked at
 
 
 @dataclass(frozen=True, kw_only=True)
 class FuzzyDedup(Keeping):
     """Drop documents whose word-`shingle` Jaccard with a kept one is at least `threshold`.
 
-    Pairs that may reach `verify_from` are verified and stored. With `first_come`, shards that were deduplicated before
-    (dataops.append) keep their documents against later ones, whatever the policy prefers.
+    Pairs that may reach `verify_from`, or a lower threshold, are verified and stored. With `first_come`, shards that
+    were deduplicated before (dataops.append) keep their documents against later ones, whatever the policy prefers.
     """
 
     verb: ClassVar[str] = "fuzzy-dedup"
@@ -66,10 +66,8 @@ class FuzzyDedup(Keeping):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.verify_from <= self.threshold:
-            raise UsageError(
-                f"verify_from {self.verify_from}, threshold {self.threshold}: expected 0 < verify_from <= threshold"
-            )
+        if not 0 < self.verify_from <= 1:
+            raise UsageError(f"verify_from {self.verify_from}: expected a Jaccard similarity above 0 and up to 1")
         if self.shingle < 1 or self.permutations < 2:
             raise UsageError(
                 f"shingle {self.shingle}, permutations {self.permutations}: expected shingles of 1 word or more and at "
@@ -80,6 +78,11 @@ class FuzzyDedup(Keeping):
     def bands_and_rows(self) -> tuple[int, int]:
         """Bands and rows per band, chosen to miss few pairs: verification removes false candidates."""
         return optimal_bands(self.threshold, self.permutations, miss_weight=MISS_WEIGHT)
+
+    @property
+    def looked_from(self) -> float:
+        """The similarity from which pairs are verified: never above the threshold."""
+        return min(self.verify_from, self.threshold)
 
     @property
     def hashing(self) -> dict[str, Any]:
@@ -96,7 +99,7 @@ class FuzzyDedup(Keeping):
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """A decision layer `near-duplicate` on the one snapshot given, and the tables `signatures` and `edges`."""
         (snapshot,) = inputs
-        shards = snapshot.require("documents").contents.shards
+        snapshot.require("documents")
         bands, rows = self.bands_and_rows
         partitions, offsets = num_partitions(snapshot.contents.rows * bands), row_offsets(work.store, snapshot)
         settings = {"folder": str(work.folder), "offsets": offsets, "step": self, "partitions": partitions}
@@ -114,7 +117,7 @@ class FuzzyDedup(Keeping):
         shingled = work.stage("shingle", _shingle, shard_tasks(snapshot, files=wanted, **settings))
         sets = [receipt["path"] for receipt in shingled]
         new = [receipt["path"] for receipt in pairs]
-        tasks = [{"pairs": path, "sets": sets, "shards": shards, "number": n, **settings} for n, path in enumerate(new)]
+        tasks = [{"pairs": path, "sets": sets, "number": n, **settings} for n, path in enumerate(new)]
         verified = work.stage("verify", _verify, tasks, unit="pairs")
 
         return keep(
@@ -197,7 +200,7 @@ def _match(_: Store, task: Task) -> Receipt:
         rows["document"].to_numpy()[order],
         preference,
         sketch,
-        at_least=matches_at(step.verify_from, step.permutations, deviations=MISSED_DEVIATIONS),
+        at_least=matches_at(step.looked_from, step.permutations, deviations=MISSED_DEVIATIONS),
         covered=matches_at(step.threshold, step.permutations),
         all_pairs_up_to=ALL_PAIRS_UP_TO,
     )
@@ -297,7 +300,7 @@ def _verify(store: Store, task: Task) -> Receipt:
         blocks.append(_edges(own, left[some], other, right[some]))
     edges = pa.concat_tables(blocks).sort_by([("left", "ascending"), ("right", "ascending")])
     step: FuzzyDedup = task["step"]
-    made_with = {"shingle": step.shingle, "verify_from": step.verify_from}
+    made_with = {"shingle": step.shingle, "verify_from": step.looked_from}
     stored = write_table(store, with_settings(edges, made_with))
     return {"edges": as_json(stored), "pairs": unknown.num_rows}
 
@@ -323,11 +326,11 @@ def _preference(facts: pa.Table) -> np.ndarray:
 def _fill(task: Task, name: str, rows: np.ndarray, values: np.ndarray) -> None:
     """Write uint8[rows, width] to the places of a shard's documents in a file that all shards share."""
     first, after = (task["offsets"][task["number"] + i] for i in (0, 1))
-    if rows.size:
-        shape = (task["offsets"][-1], values.shape[1])
-        whole = np.memmap(Path(task["folder"]) / name, np.uint8, "r+", shape=shape)
-        whole[first:after][rows] = values
-        whole.flush()
+    block = np.zeros((after - first, values.shape[1]), np.uint8)
+    block[rows] = values
+    with open(Path(task["folder"]) / name, "r+b") as file:
+        file.seek(first * block.shape[1])
+        file.write(block.tobytes())
 
 
 def _fixed(values: np.ndarray) -> pa.FixedSizeBinaryArray:

@@ -93,7 +93,7 @@ class Redecide(Keeping):
         if self.threshold < made_with["verify_from"]:
             raise UsageError(
                 f"threshold {self.threshold}: {snapshot.ref} stored pairs from {made_with['verify_from']} on; run "
-                f"fuzzy-dedup with threshold and verify_from at {self.threshold}"
+                "fuzzy-dedup with the lower threshold instead"
             )
         return keep(work, base, edges, self, offsets=row_offsets(work.store, snapshot), shingle=made_with["shingle"])
 
