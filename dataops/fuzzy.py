@@ -113,8 +113,9 @@ class FuzzyDedup(Keeping):
         tasks: list[Task] = [{"files": keys, "partition": p, **settings} for p in range(partitions)]
         matched = [receipt["path"] for receipt in work.stage("match", _match, tasks, unit="keys")]
         pairs = work.stage("pair", _pair, shard_tasks(snapshot, files=matched, **settings), unit="pairs")
-        wanted = [receipt["wanted"] for receipt in pairs]
-        shingled = work.stage("shingle", _shingle, shard_tasks(snapshot, files=wanted, **settings))
+        wanted = [np.load(receipt["wanted"]) for receipt in pairs]
+        np.save(work.folder / "wanted.npy", np.unique(np.concatenate([np.empty(0, np.int64), *wanted])))
+        shingled = work.stage("shingle", _shingle, shard_tasks(snapshot, **settings))
         sets = [receipt["path"] for receipt in shingled]
         new = [receipt["path"] for receipt in pairs]
         tasks = [{"pairs": path, "sets": sets, "number": n, **settings} for n, path in enumerate(new)]
@@ -211,7 +212,7 @@ def _match(_: Store, task: Task) -> Receipt:
 
 def _pair(store: Store, task: Task) -> Receipt:
     """The distinct pairs of a left shard: those verified before aside, and which documents the others need."""
-    folder, number, offsets = Path(task["folder"]), task["number"], np.asarray(task["offsets"])
+    folder, number = Path(task["folder"]), task["number"]
     pairs = gather(task["files"], number).group_by(["left", "right"], use_threads=False).aggregate([])
     known = _known_edges(store, task)
     pairs = pairs.join(known, ["left", "right"], join_type="left outer", use_threads=False)
@@ -219,13 +220,9 @@ def _pair(store: Store, task: Task) -> Receipt:
     path = folder / f"pair-{number}.arrow"
     scatter(path, pairs, np.zeros(pairs.num_rows, np.int64), 1)
     unknown = pairs.filter(pc.is_null(pairs["similarity"]))
-    documents = np.unique(np.concatenate([unknown["left"].to_numpy(), unknown["right"].to_numpy()]))
-    wanted = pa.table({"document": documents})
-    return {
-        "path": str(path),
-        "wanted": scatter(folder / f"wanted-{number}.arrow", wanted, _shard_of(documents, offsets), len(offsets) - 1),
-        "pairs": pairs.num_rows,
-    }
+    wanted = folder / f"wanted-{number}.npy"
+    np.save(wanted, np.unique(np.concatenate([unknown["left"].to_numpy(), unknown["right"].to_numpy()])))
+    return {"path": str(path), "wanted": str(wanted), "pairs": pairs.num_rows}
 
 
 def _known_edges(store: Store, task: Task) -> pa.Table:
@@ -238,12 +235,14 @@ def _known_edges(store: Store, task: Task) -> pa.Table:
 
 def _shingle(store: Store, task: Task) -> Receipt:
     """The shingle sets of the documents of a shard that are in pairs to verify."""
-    documents = np.unique(gather(task["files"], task["number"])["document"].to_numpy())
+    first, after = (task["offsets"][task["number"] + i] for i in (0, 1))
+    wanted = np.load(Path(task["folder"]) / "wanted.npy", mmap_mode="r")
+    documents = np.array(wanted[np.searchsorted(wanted, first) : np.searchsorted(wanted, after)])
     path, size, sets = Path(task["folder"]) / f"sets-{task['number']}", 0, []
     ids = from_hex(pa.array([], pa.string()))
     if documents.size:
         table = read_table(store, task["shard"].tables["documents"], ["id", "text"])
-        table = table.take(pa.array(documents - task["offsets"][task["number"]]))
+        table = table.take(pa.array(documents - first))
         ids, size = from_hex(table["id"]), table["text"].nbytes
         sets = [shingles(batch["text"], task["step"].shingle) for batch in _batches(table)]
     _Sets.write(path, documents, ids, sets)

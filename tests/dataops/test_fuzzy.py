@@ -172,7 +172,8 @@ def test_short_documents_and_odd_bytes_are_never_merged(catalog: Catalog, ingest
 def test_documents_of_five_megabytes_are_compared_whole(catalog: Catalog, ingest: Make) -> None:
     long, end = prose(1, 1_200_000), prose(2, 400_000)
     assert len(long) > 5_000_000
-    pool = ingest([{"text": long}, {"text": long + " " + prose(3, 50)}, {"text": long + " " + end}])
+    rows = [{"text": long}, {"text": long + " " + prose(3, 50)}, {"text": long + " " + end}]
+    pool = ingest(rows, shard_bytes=8 << 20)
     rows = decisions(catalog, apply(catalog, FuzzyDedup(), pool, into="dedup"))
     assert sorted(row["kept"] for row in rows) == [False, True, True]  # the third is only 3/4 like the first
 
