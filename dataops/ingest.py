@@ -20,7 +20,7 @@ from catalog.snapshot import Contents, Shard, Snapshot
 from catalog.store import Store
 from catalog.tables import write_table
 from dataops.input_check import check
-from dataops.inputs import Input, discover, slices
+from dataops.inputs import Input, discover, shard_size, slices
 from dataops.kernels.hashing import content_hash, document_ids, h64, to_hex
 from dataops.normal_form import normal_form
 from dataops.readers import read
@@ -29,7 +29,10 @@ from dataops.records import Quarantined, ReadOptions, Record
 
 @dataclass(frozen=True, kw_only=True)
 class Ingest:
-    """Documents from files, folders and globs. Where the files lie bears no identity; their bytes and names do."""
+    """Documents from files, folders and globs. Where the files lie bears no identity; their bytes and names do.
+
+    A shard holds a 32nd of the text, but 8 MiB at least, and `shard_bytes` at most.
+    """
 
     verb: ClassVar[str] = "ingest"
     revision: ClassVar[int] = 1
@@ -41,7 +44,7 @@ class Ingest:
     source_column: str | None = None
     domain_column: str | None = None
     url_column: str | None = None
-    shard_bytes: int = 8 << 20
+    shard_bytes: int = 64 << 20
 
     @property
     def options(self) -> ReadOptions:
@@ -67,9 +70,9 @@ class Ingest:
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """One shard a slice, with the tables `documents` and `quarantine`."""
         assert not inputs
-        tasks = [
-            {"slice": each, "options": self.options} for each in slices(self.inputs(), target_bytes=self.shard_bytes)
-        ]
+        found = self.inputs()
+        target = shard_size(found, at_most=self.shard_bytes)
+        tasks = [{"slice": each, "options": self.options} for each in slices(found, target_bytes=target)]
         receipts = work.stage("read", _read, tasks)
         shards = tuple(
             Shard(rows=receipt["documents"], tables={k: file_ref(ref) for k, ref in receipt["tables"].items()})

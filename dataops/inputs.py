@@ -37,6 +37,7 @@ FORMATS = {
 }
 COMPRESSIONS = (".gz", ".zst")
 OPENING_COST = 4096  # bytes; opening a local file costs as long as reading this much of it
+SHARDS, LEAST_SHARD = 32, 8 << 20  # few enough to pair all with all, many enough to keep workers busy to the end
 TYPICAL_RATIO = 3  # bytes of text per compressed byte: 2.5 to 2.8 measured on English Wikipedia (gzip, zstd, Parquet)
 
 # Beside tables these describe the data, as in a dataset repository; in a folder of texts they are texts.
@@ -129,6 +130,11 @@ def discover(paths: Sequence[str], *, source: str | None) -> list[Input]:
     ]
 
 
+def shard_size(inputs: Iterable[Input], *, at_most: int) -> int:
+    """Bytes of text for a shard of these inputs: of their sizes alone, so never of workers."""
+    return min(at_most, max(LEAST_SHARD, sum(_text_bytes(one) for one in inputs) // SHARDS))
+
+
 def slices(inputs: Iterable[Input], *, target_bytes: int) -> list[Slice]:
     """Cut and group the inputs, in order, into slices of about `target_bytes` of text; the same on every
     call.
@@ -151,19 +157,24 @@ def slices(inputs: Iterable[Input], *, target_bytes: int) -> list[Slice]:
 
 def _parts(one: Input, target_bytes: int) -> Iterator[tuple[Part, int]]:
     whole = Part(input=one, start=0, stop=None)
-    packed = one.format == "parquet" or one.compression
-    cost = max(OPENING_COST, one.num_bytes * (TYPICAL_RATIO if packed else 1))
+    cost = max(OPENING_COST, _text_bytes(one))
     if cost <= target_bytes:
         yield whole, cost
     elif one.format == "parquet":
         yield from _row_group_parts(one, whole, cost, target_bytes)
-    elif one.format == "jsonl" and not packed:
+    elif one.format == "jsonl" and not one.compression:
         count = max(1, -(-one.num_bytes // target_bytes))
         edges = [one.num_bytes * i // count for i in range(count)]
         for start, stop in zip(edges, [*edges[1:], None], strict=True):
             yield Part(input=one, start=start, stop=stop), (stop or one.num_bytes) - start
     else:
         yield whole, cost
+
+
+def _text_bytes(one: Input) -> int:
+    """About how much text a file holds."""
+    packed = one.format == "parquet" or one.compression
+    return one.num_bytes * (TYPICAL_RATIO if packed else 1)
 
 
 def _row_group_parts(one: Input, whole: Part, cost: int, target_bytes: int) -> Iterator[tuple[Part, int]]:

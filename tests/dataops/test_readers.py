@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from catalog.errors import BadInput
 from dataops import readers, streams
+from dataops.inputs import shard_size
 from dataops.readers import REASONS, Input, Quarantined, ReadOptions, Record, check, discover, read, slices
 
 PLAIN = ReadOptions()
@@ -25,6 +26,13 @@ MIB = 1 << 20
 def read_all(path: Path, options: ReadOptions = PLAIN, target_bytes: int = 64 * MIB) -> list[Record | Quarantined]:
     pieces = slices(discover([str(path)], source=None), target_bytes=target_bytes)
     return [item for piece in pieces for item in read(piece, options)]
+
+
+@pytest.mark.parametrize(("megabytes", "shard"), [(1, 8), (200, 8), (640, 20), (9_000, 64)])
+def test_a_shard_is_a_32nd_of_the_text_within_bounds(megabytes: int, shard: int) -> None:
+    one = Input(path="a.jsonl", name="a.jsonl", source="a", format="jsonl", num_bytes=megabytes * MIB // 4)
+    packed = Input(path="b.parquet", name="b.parquet", source="b", format="parquet", num_bytes=megabytes * MIB // 4)
+    assert shard_size([one, packed], at_most=64 * MIB) == shard * MIB
 
 
 def texts(items: list[Record | Quarantined]) -> list[str]:
