@@ -1,8 +1,11 @@
 """Time against size: near-duplicate removal of made-up short documents, in ever larger stores.
 
+    python benchmarks/dedup.py --growth DOCUMENTS...
+    python benchmarks/dedup_growth.py STORE DOCUMENTS      makes such a store and leaves it, for kill.py
+
 A document has 50 to 70 words drawn by Zipf's law from made-up ones; one in ten is a copy of a document of any shard
 before without one of its words (Jaccard 0.82 to 0.89): they are shorter, so all of them go. Written as store shards of
-about 8 MB, a pure function of the seed. Linear is what the first size took a document.
+the size that ingestion chooses, a pure function of the seed. Linear is what the first size took a document.
 """
 
 from __future__ import annotations
@@ -23,9 +26,13 @@ from catalog import schema
 from catalog.catalog import Catalog
 from catalog.snapshot import Contents, Run, Shard
 from catalog.tables import write_table
+from dataops.ingest import Ingest
+from dataops.inputs import LEAST_SHARD, SHARDS
 from dataops.kernels.hashing import content_hash, document_ids, h64, to_hex
 
-SHARD_ROWS, WORDS, SHORTEST, LONGEST, COPIES, REMEMBERED = 20_000, 50_000, 50, 70, 0.1, 1_000
+WORDS, SHORTEST, LONGEST, COPIES, REMEMBERED = 50_000, 50, 70, 0.1, 1_000
+WARM_UP = 20_000
+BYTES = 400  # of text a document
 OURS = Path(__file__).with_name("dedup_ours.py")
 
 
@@ -35,12 +42,12 @@ def print_growth(counts: Sequence[int], *, seed: int, workers: int, on_ray: bool
     print(f"{'to linear':>10} {'peak GB':>8} {'dropped':>10}")
     first = 0.0
     with ray_head(workers) if on_ray else nullcontext() as head:
-        for count in [SHARD_ROWS, *counts]:  # the first compiles and is not shown
+        for count in [WARM_UP, *counts]:  # the first compiles and is not shown
             with tempfile.TemporaryDirectory(prefix="tamis-growth-") as store:
                 size = make_store(store, count, seed=seed)
                 kind = "ray" if head else "local"
                 outcome = measured([sys.executable, str(OURS), store, "OUT", kind, str(workers)], head=head)
-            if count == SHARD_ROWS:
+            if count == WARM_UP:
                 continue
             first = first or outcome.seconds / count
             print(
@@ -64,6 +71,11 @@ def make_store(root: str, count: int, *, seed: int) -> int:
     return size
 
 
+def rows_per_shard(count: int) -> int:
+    """Documents that ingestion would put into one shard of so many."""
+    return max(LEAST_SHARD, min(Ingest.shard_bytes, count * BYTES // SHARDS)) // BYTES
+
+
 def _shards(count: int, seed: int) -> Iterator[pa.LargeStringArray]:
     """Texts, shard by shard. Copies are of the first documents of each shard before, which are no copies themselves."""
     draw = np.random.default_rng(seed)
@@ -73,8 +85,9 @@ def _shards(count: int, seed: int) -> Iterator[pa.LargeStringArray]:
     bounds = np.concatenate([[0], np.cumsum([len(each) for each in spellings])])
     zipf = np.cumsum(1 / (np.arange(WORDS) + 2.7))
     remembered: list[NDArray[np.int32]] = []
-    for start in range(0, count, SHARD_ROWS):
-        rows = min(SHARD_ROWS, count - start)
+    each = rows_per_shard(count)
+    for start in range(0, count, each):
+        rows = min(each, count - start)
         words = np.searchsorted(zipf, draw.random((rows, LONGEST)) * zipf[-1]).astype(np.int32)
         words[np.arange(LONGEST) >= draw.integers(SHORTEST, LONGEST + 1, rows)[:, None]] = -1
         remembered.append(words[:REMEMBERED].copy())
@@ -121,3 +134,7 @@ def _documents(number: int, texts: pa.LargeStringArray) -> pa.Table:
     }
     nothing = pa.nulls(len(texts))
     return pa.table({name: columns.get(name, nothing) for name in schema.DOCUMENTS.names}).cast(schema.DOCUMENTS)
+
+
+if __name__ == "__main__":
+    make_store(sys.argv[1], int(sys.argv[2]), seed=1)

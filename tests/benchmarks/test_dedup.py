@@ -69,9 +69,9 @@ def test_recall_counts_pairs_that_do_not_both_stay_and_precision_drops_beside_on
 
 def test_made_up_stores_are_equal_for_equal_seeds_and_hold_copies(tmp_path: Path) -> None:
     from dedup_corpus import similar_pairs
-    from dedup_growth import SHARD_ROWS, make_store
+    from dedup_growth import make_store, rows_per_shard
 
-    count = SHARD_ROWS + 3000
+    count = rows_per_shard(1) + 3000
     for name in ("one", "two"):
         make_store(str(tmp_path / name), count, seed=1)
     one, two = (Catalog.open(tmp_path / name).snapshot("pool") for name in ("one", "two"))
