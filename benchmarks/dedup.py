@@ -51,7 +51,7 @@ WORKERS = 2
 def main() -> int:
     """Print the table of the mode asked for."""
     options = _options()
-    print(_machine(), flush=True)
+    print(machine(), flush=True)
     try:
         if options.growth:
             print_growth(options.growth, seed=options.seed, workers=WORKERS, on_ray=options.ray)
@@ -83,7 +83,8 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Processor, load and versions, in a line."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "CPU")
     versions = ", ".join(f"{name} {version(name)}" for name in ("numpy", "numba", "pyarrow", "ray"))
