@@ -131,9 +131,9 @@ class Work:
         `unit` names what the stage counts and the key of the receipts that holds the count; sizes are under `bytes`.
         """
         assert all(name != each["stage"] for each in self.stages), f"two stages named {name!r} in one run"
-        started = time.monotonic()
         path = self.folder / f"{name}.receipts.jsonl"
-        receipts: dict[int, Receipt] = _read_receipts(path)
+        receipts, seconds_before = _read_receipts(path)
+        started = time.monotonic() - seconds_before
         remaining = [index for index in range(len(tasks)) if index not in receipts]
         rows = sum(receipt.get(unit, 0) for receipt in receipts.values())
         size = sum(receipt.get("bytes", 0) for receipt in receipts.values())
@@ -156,7 +156,9 @@ class Work:
         tell()
         with open(path, "a") as file:
             for position, receipt in self.executor.map(function, self.store, [tasks[i] for i in remaining]):
-                file.write(json.dumps({"task": remaining[position], "receipt": receipt}) + "\n")
+                seconds = time.monotonic() - started
+                line = {"task": remaining[position], "receipt": receipt, "seconds": seconds}
+                file.write(json.dumps(line) + "\n")
                 file.flush()
                 receipts[remaining[position]] = receipt
                 rows += receipt.get(unit, 0)
@@ -255,11 +257,14 @@ def code_version() -> str:
         return "source"
 
 
-def _read_receipts(path: Path) -> dict[int, Receipt]:
-    """Receipts of an earlier, interrupted attempt. A line cut short by the interruption is not a receipt."""
+def _read_receipts(path: Path) -> tuple[dict[int, Receipt], float]:
+    """Receipts of earlier, interrupted attempts and the seconds they took up to the last one.
+
+    A line cut short by an interruption is not a receipt.
+    """
     if not path.exists():
-        return {}
-    receipts = {}
+        return {}, 0.0
+    receipts, seconds = {}, 0.0
     lines = path.read_text().splitlines(keepends=True)
     whole = [line for line in lines if line.endswith("\n")]
     if len(whole) != len(lines):
@@ -267,7 +272,8 @@ def _read_receipts(path: Path) -> dict[int, Receipt]:
     for line in whole:
         entry = json.loads(line)
         receipts[entry["task"]] = entry["receipt"]
-    return receipts
+        seconds = entry["seconds"]
+    return receipts, seconds
 
 
 def file_ref(receipt: Mapping[str, Any]) -> FileRef:

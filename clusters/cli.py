@@ -149,6 +149,40 @@ def step_command(
 
 
 @app.command()
+def ingest(
+    name: Annotated[str, typer.Argument(help="Name of the snapshot it makes.")],
+    paths: Annotated[list[str], typer.Argument(help="Text: files, folders or globs.")],
+    store: StoreOption = STORE,
+    source: Annotated[str | None, typer.Option(help="Source of all documents; default: by folder or file.")] = None,
+    text_column: Annotated[str, typer.Option(help="Column that holds the text.")] = "text",
+    id_column: Annotated[str | None, typer.Option(help="Column that holds your own ids.")] = None,
+    source_column: Annotated[str | None, typer.Option(help="Column that holds sources.")] = None,
+    domain_column: Annotated[str | None, typer.Option(help="Column that holds domain labels.")] = None,
+    url_column: Annotated[str | None, typer.Option(help="Column that holds addresses.")] = None,
+    executor: ExecutorOption = "auto",
+    workers: WorkersOption = WORKERS,
+) -> None:
+    """Take in documents of files and folders.
+
+    What can't be used is quarantined with its reason.
+    """
+    from clusters.recipes import Recipe, Stated
+    from clusters.runner import run_recipe
+
+    columns = {
+        "source": source,
+        "id_column": id_column,
+        "source_column": source_column,
+        "domain_column": domain_column,
+        "url_column": url_column,
+    }
+    settings = {"paths": _absolute(paths), "text_column": text_column}
+    settings |= {column: value for column, value in columns.items() if value is not None}
+    recipe = Recipe(entries=(Stated(name=name, step="ingest", inputs=(), settings=settings),))
+    run_recipe(recipe, store=store, executor=executor, workers=workers)
+
+
+@app.command()
 def dedup(
     reference: Annotated[str, typer.Argument(help="Documents: name or name@version.")],
     into: Annotated[str, typer.Option("--into", help="Name of the snapshot it makes.")],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import threading
 import uuid
 
@@ -67,6 +68,15 @@ def test_a_run_that_failed_in_the_middle_goes_on_from_its_receipts(catalog):
     resumed = run(Sprout(shards=5), into="raw", catalog=catalog, executor=executor)
     assert (executor.ran, resumed.contents.rows) == (2, 25)
     assert receipts_of(catalog) == []
+
+
+def test_the_seconds_of_a_stage_go_on_after_an_interruption(catalog):
+    with pytest.raises(RuntimeError, match="power"):
+        run(Sprout(shards=5), into="raw", catalog=catalog, executor=Inline(fail_before=3))
+    (path,) = receipts_of(catalog)
+    path.write_text(re.sub(r'"seconds": [0-9.e-]+', '"seconds": 1000.0', path.read_text()))
+    resumed = run(Sprout(shards=5), into="raw", catalog=catalog, executor=Inline())
+    assert 1000 < catalog.runs[resumed.run].stages[0]["seconds"] < 1100
 
 
 def test_what_killed_writers_left_goes_when_a_run_ends_but_not_under_a_writer(catalog):

@@ -319,3 +319,15 @@ def test_run_and_step_make_snapshots_from_the_command_line(tamis: Tamis, tmp_pat
         ["unique@1", "mine", "2"],
     ]
     assert "[from the catalog]" in tamis("step", "exact-dedup", "raw", "--into", "unique", *store).err
+
+
+def test_ingest_makes_documents_and_names_a_column_that_is_not_there(tamis: Tamis, tmp_path: Path) -> None:
+    (tmp_path / "notes.jsonl").write_text('{"body": "one text", "key": "k1"}\n{"body": ""}\n')
+    store = ("--store", tmp_path / "store")
+    columns = ("--text-column", "body", "--id-column", "key", "--source", "letters")
+    assert tamis("ingest", "pool", tmp_path / "notes.jsonl", *columns, *store).status == 0
+    answer = tamis("sql", "SELECT source, source_id FROM documents", "--format", "csv", *store)
+    assert answer.out.split() == ['"source","source_id"', '"letters","k1"']
+    refused = tamis("ingest", "pool", tmp_path / "notes.jsonl", *store)
+    assert refused.status == 2
+    assert "no column 'text'" in refused.err
