@@ -33,12 +33,13 @@ from catalog.tables import read_live, read_table, write_table
 from dataops.append import num_earlier
 from dataops.exchange import by_key, gather, num_partitions, scatter
 from dataops.keep import Keeping, keep, row_offsets, settings_of, with_settings
-from dataops.kernels.hashing import from_hex, to_hex
+from dataops.kernels.fixed import bytes_of, fixed_binary
+from dataops.kernels.hashing import from_hex
 from dataops.kernels.jaccard import pair_jaccard
 from dataops.kernels.minhash import band_keys, minhash_texts, optimal_bands, permutations
 from dataops.kernels.ngrams import shingles
 from dataops.kernels.pairs import candidate_pairs, matches_at, sketches
-from dataops.kernels.ragged import Ragged
+from dataops.shingle_sets import ShingleSets
 from dataops.step import shard_tasks
 
 BATCH_BYTES = 8 << 20
@@ -157,10 +158,10 @@ def _sign(store: Store, task: Task) -> Receipt:
     table = read_table(store, ref)
     table = table.filter(pc.is_in(table["row"], value_set=facts["row"].combine_chunks())).combine_chunks()
     rows, first = table["row"].to_numpy(), task["offsets"][task["number"]]
-    _fill(task, "sketches", rows, _bytes_of(table["sketch"]))
+    _fill(task, "sketches", rows, bytes_of(table["sketch"]))
     chosen = facts.take(pa.array(np.searchsorted(facts["row"].to_numpy(), rows)))
     _fill(task, "preferences", rows, _preference(chosen).view(np.uint8).reshape(-1, 8))
-    keys = _bytes_of(table["keys"]).view(np.uint64)
+    keys = bytes_of(table["keys"]).view(np.uint64)
     documents = np.repeat(rows.astype(np.int64) + first, keys.shape[1])
     exchanged = pa.table({"key": keys.reshape(-1), "document": documents})
     path = Path(task["folder"]) / f"sign-{task['number']}.arrow"
@@ -181,8 +182,8 @@ def _signatures(batch: pa.Table, step: FuzzyDedup) -> pa.Table:
     return pa.table(
         {
             "row": batch["row"].combine_chunks().take(pa.array(some)),
-            "keys": _fixed(keys[some].view(np.uint8)),
-            "sketch": _fixed(sketches(signatures[some])),
+            "keys": fixed_binary(keys[some].view(np.uint8)),
+            "sketch": fixed_binary(sketches(signatures[some])),
         }
     )
 
@@ -245,44 +246,8 @@ def _shingle(store: Store, task: Task) -> Receipt:
         table = table.take(pa.array(documents - first))
         ids, size = from_hex(table["id"]), table["text"].nbytes
         sets = [shingles(batch["text"], task["step"].shingle) for batch in _batches(table)]
-    _Sets.write(path, documents, ids, sets)
+    ShingleSets.write(path, documents, ids, sets)
     return {"path": str(path), "documents": documents.size, "bytes": size}
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Sets:
-    """Shingle sets of documents in a file that is mapped, because a verifying task may look into as many files as there
-    are shards: uint64 n, then n documents (ascending), 2n halves of their ids, n + 1 offsets, and the sets themselves.
-    """
-
-    documents: np.ndarray
-    ids: np.ndarray
-    sets: Ragged
-
-    @staticmethod
-    def write(path: Path, documents: np.ndarray, ids: pa.FixedSizeBinaryArray, sets: list[Ragged]) -> None:
-        sizes = np.concatenate([np.zeros(1, np.int64), *(np.diff(each.offsets) for each in sets)])
-        partial = path.with_suffix(".partial")
-        with open(partial, "wb") as file:
-            for part in ([documents.size], documents, _bytes_of(ids).view(np.uint64), np.cumsum(sizes)):
-                file.write(np.asarray(part, np.uint64).tobytes())
-            for each in sets:
-                file.write(each.values.data)
-        partial.replace(path)
-
-    @classmethod
-    def open(cls, path: str) -> _Sets:
-        words = np.memmap(path, np.uint64, "r")
-        n = int(words[0])
-        documents, ids, offsets, values = np.split(words[1:], np.cumsum([n, 2 * n, n + 1]))
-        return cls(documents=documents.view(np.int64), ids=ids, sets=Ragged(offsets.view(np.int64), values))
-
-    def at(self, documents: np.ndarray) -> np.ndarray:
-        """Positions of documents that are there."""
-        return np.searchsorted(self.documents, documents)
-
-    def hex(self, positions: np.ndarray) -> pa.StringArray:
-        return to_hex(_fixed(self.ids.reshape(-1, 2)[positions].view(np.uint8)))
 
 
 def _verify(store: Store, task: Task) -> Receipt:
@@ -293,9 +258,9 @@ def _verify(store: Store, task: Task) -> Receipt:
     unknown = pairs.filter(pc.is_null(pairs["similarity"]))
     left, right = unknown["left"].to_numpy(), unknown["right"].to_numpy()
     shard_of_right = _shard_of(right, offsets)
-    own, blocks = _Sets.open(task["sets"][task["number"]]), [known]
+    own, blocks = ShingleSets.open(task["sets"][task["number"]]), [known]
     for number in np.unique(shard_of_right).tolist():
-        other, some = _Sets.open(task["sets"][number]), shard_of_right == number
+        other, some = ShingleSets.open(task["sets"][number]), shard_of_right == number
         blocks.append(_edges(own, left[some], other, right[some]))
     edges = pa.concat_tables(blocks).sort_by([("left", "ascending"), ("right", "ascending")])
     step: FuzzyDedup = task["step"]
@@ -304,7 +269,7 @@ def _verify(store: Store, task: Task) -> Receipt:
     return {"edges": as_json(stored), "pairs": unknown.num_rows}
 
 
-def _edges(one: _Sets, left: np.ndarray, other: _Sets, right: np.ndarray) -> pa.Table:
+def _edges(one: ShingleSets, left: np.ndarray, other: ShingleSets, right: np.ndarray) -> pa.Table:
     at_left, at_right = one.at(left), other.at(right)
     columns = {
         "left": left,
@@ -330,21 +295,6 @@ def _fill(task: Task, name: str, rows: np.ndarray, values: np.ndarray) -> None:
     with open(Path(task["folder"]) / name, "r+b") as file:
         file.seek(first * block.shape[1])
         file.write(block.tobytes())
-
-
-def _fixed(values: np.ndarray) -> pa.FixedSizeBinaryArray:
-    """uint8[n, width] as binary(width)[n]."""
-    data = pa.py_buffer(np.ascontiguousarray(values))
-    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(values.shape[1]), len(values), [None, data])
-
-
-def _bytes_of(column: pa.ChunkedArray | pa.FixedSizeBinaryArray) -> np.ndarray:
-    """uint8[n, width] of binary(width)[n]."""
-    width = column.type.byte_width
-    if not len(column):
-        return np.empty((0, width), np.uint8)
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    return np.frombuffer(array.buffers()[1], np.uint8)[array.offset * width :][: len(array) * width].reshape(-1, width)
 
 
 def _shard_of(documents: np.ndarray, offsets: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
+from dataops.kernels.fixed import bytes_of, fixed_binary
 from dataops.kernels.ragged import Texts, read_only, text_bytes
 
 DIGEST_BYTES = 16
@@ -70,9 +71,9 @@ def document_ids(source: str, keys: Sequence[str], contents: pa.FixedSizeBinaryA
 
 def to_hex(ids: pa.FixedSizeBinaryArray) -> pa.StringArray:
     """Lower-case hexadecimal of each 128-bit id, 32 characters: the form stored in tables."""
-    digits = _digest_rows(ids).tobytes().hex()
-    width = 2 * DIGEST_BYTES
-    return pa.array([digits[i : i + width] for i in range(0, len(digits), width)], pa.string())
+    digits = _digest_rows(ids).tobytes().hex().encode()
+    offsets = np.arange(len(ids) + 1, dtype=np.int32) * np.int32(2 * DIGEST_BYTES)
+    return pa.StringArray.from_buffers(len(ids), pa.py_buffer(offsets), pa.py_buffer(digits))
 
 
 def from_hex(ids: Texts) -> pa.FixedSizeBinaryArray:
@@ -107,17 +108,11 @@ def _framed(part: bytes) -> bytes:
 
 
 def _from_bytes(digests: bytes) -> pa.FixedSizeBinaryArray:
-    length = len(digests) // DIGEST_BYTES
-    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(DIGEST_BYTES), length, [None, pa.py_buffer(digests)])
+    return fixed_binary(np.frombuffer(digests, np.uint8).reshape(-1, DIGEST_BYTES))
 
 
 def _digest_rows(ids: pa.FixedSizeBinaryArray | pa.ChunkedArray) -> NDArray[np.uint8]:
     """uint8[n, 16] view of the digests."""
     if ids.type != pa.binary(DIGEST_BYTES) or ids.null_count:
         raise TypeError(f"ids must be fixed_size_binary[16] without nulls, not {ids.type} with {ids.null_count} nulls")
-    if isinstance(ids, pa.ChunkedArray):
-        ids = pa.concat_arrays([*ids.chunks, pa.array([], ids.type)])
-    if len(ids) == 0:
-        return np.empty((0, DIGEST_BYTES), np.uint8)
-    flat = np.frombuffer(ids.buffers()[1], np.uint8)
-    return flat[ids.offset * DIGEST_BYTES : (ids.offset + len(ids)) * DIGEST_BYTES].reshape(-1, DIGEST_BYTES)
+    return bytes_of(ids)
