@@ -6,6 +6,7 @@ and decoding gives back the exact bytes. One special token ends a document.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -54,6 +55,20 @@ class BpeTokenizer:
         return str(self._tokenizer.decode([int(token) for token in tokens], skip_special_tokens=True))
 
     @cached_property
+    def byte_tokens(self) -> np.ndarray:
+        """The token of each byte, uint16[256]."""
+        vocabulary = self._tokenizer.get_vocab()
+        return np.array([vocabulary[character] for character in _byte_alphabet()], np.uint16)
+
+    @cached_property
+    def rules(self) -> np.ndarray:
+        """Which pairs merge into which token, in the order of their rank: left, right, merged, int64[m, 3]."""
+        vocabulary = self._tokenizer.get_vocab()
+        merges = json.loads(self._tokenizer.to_str())["model"]["merges"]
+        rules = [(vocabulary[left], vocabulary[right], vocabulary[left + right]) for left, right in merges]
+        return np.array(rules, np.int64).reshape(-1, 3)
+
+    @cached_property
     def byte_lengths(self) -> np.ndarray:
         """How many bytes of text each token stands for, int32[vocab_size]; the end-of-text token for none."""
         vocabulary = self._tokenizer.get_vocab()
@@ -61,3 +76,10 @@ class BpeTokenizer:
         for token, index in vocabulary.items():
             lengths[index] = 0 if token == END_OF_TEXT else len(token)  # one character of a token is one byte
         return lengths
+
+
+def _byte_alphabet() -> list[str]:
+    """The character that stands for each byte in a token's name: itself where Latin-1 prints it, else one above 255."""
+    printed = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte if byte in printed else next(others)) for byte in range(256)]

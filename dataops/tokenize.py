@@ -24,6 +24,7 @@ from catalog.snapshot import Contents, Snapshot
 from catalog.store import Store
 from catalog.tables import live_rows, read_live, read_table, write_table
 from catalog.tokenizer import MAX_VOCAB, MIN_VOCAB, BpeTokenizer, train
+from dataops.kernels.bpe import Encoder, merges_of
 from dataops.kernels.hashing import uniform
 from dataops.step import extend, shard_tasks
 
@@ -119,13 +120,14 @@ def _encode(store: Store, task: Task) -> Receipt:
     live = np.ones(documents.num_rows, bool)
     if rows is not None:
         live = np.isin(documents["row"].to_numpy(), rows.to_numpy())
-    encoded: list[np.ndarray] = []
-    for start in range(0, documents.num_rows, BATCH_DOCUMENTS):
-        encoded += tokenizer.encode(documents["text"].slice(start, BATCH_DOCUMENTS).to_pylist())
-    lengths = np.array([len(each) for each in encoded], np.int32)
+    encode = Encoder(merges_of(tokenizer.byte_tokens, tokenizer.rules))
+    batches = [
+        _tokens_of(documents["text"].slice(start, BATCH_DOCUMENTS), encode, tokenizer)
+        for start in range(0, documents.num_rows, BATCH_DOCUMENTS)
+    ]
+    lengths = np.concatenate([np.empty(0, np.int32), *(lengths for lengths, _ in batches)])
+    values = np.concatenate([np.empty(0, np.uint16), *(values for _, values in batches)])[np.repeat(live, lengths)]
     offsets = np.concatenate([[0], np.cumsum(np.where(live, lengths, 0))]).astype(np.int64)
-    kept = [each for each, is_live in zip(encoded, live, strict=True) if is_live]
-    values = np.concatenate(kept) if kept else np.empty(0, np.uint16)
     tokens = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values), mask=pa.array(~live))
     columns = {"row": documents["row"], "id": documents["id"], "n_tokens": pa.array(lengths), "tokens": tokens}
     return {
@@ -135,3 +137,16 @@ def _encode(store: Store, task: Task) -> Receipt:
         "documents": documents.num_rows,
         "bytes": int(documents["n_bytes"].to_numpy().sum()),
     }
+
+
+def _tokens_of(texts: pa.ChunkedArray, encode: Encoder, tokenizer: BpeTokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """(tokens of each text int32[n], all tokens uint16); what the kernel leaves goes to `tokenizers`."""
+    encoded = encode(texts)
+    lengths = np.diff(encoded.offsets).astype(np.int32)
+    left = np.flatnonzero(encoded.left)
+    if not left.size:
+        return lengths, encoded.tokens
+    parts = np.split(encoded.tokens, encoded.offsets[1:-1])
+    for row, tokens in zip(left, tokenizer.encode(texts.take(pa.array(left)).to_pylist()), strict=True):
+        parts[row], lengths[row] = tokens, len(tokens)
+    return lengths, np.concatenate(parts)
