@@ -10,8 +10,8 @@ piece of one document; nothing is predicted across a segment boundary and attent
     starts      list<int32>, where each segment begins in the row; starts[0] == 0
     documents   list<fixed_size_binary[16]>, the document of each segment
 
-The last row of a cell may be short: its unused tail is one segment of the end-of-text token whose document is
-sixteen zero bytes; it carries no loss. Schema metadata (JSON under b"tamis"): context, vocab_size, end_of_text,
+A segment whose document is sixteen zero bytes holds nothing but the end-of-text token and carries no loss: the unused
+tail of the last row of a cell, and what was taken down (`mask`; rows, lengths and offsets stay). Schema metadata (JSON under b"tamis"): context, vocab_size, end_of_text,
 tokenizer (sha256 of its file).
 """
 
@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from catalog.errors import CorruptStore
 
@@ -74,6 +75,46 @@ def write_pack(
         writer.write_batch(batch)
 
 
+def held_segments(path: Path, ids: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Which segments of a pack file are of these documents: their numbers in the file and their rows, int64 each."""
+    documents = _open(path).column("documents")
+    wanted = pa.array([bytes.fromhex(each) for each in ids], pa.binary(16))
+    found = np.flatnonzero(pc.is_in(documents.flatten(), value_set=wanted).to_numpy(zero_copy_only=False))
+    return found, np.searchsorted(documents.offsets.to_numpy(), found, side="right") - 1
+
+
+def mask(source: Path, target: Path, ids: Iterable[str]) -> None:
+    """Write `source` to `target` with the segments of these documents made padding; nothing moves."""
+    batch = _open(source)
+    context, end_of_text = _format(batch, source).context, _format(batch, source).end_of_text
+    segments, rows = held_segments(source, ids)
+    offsets, starts = batch.column("starts").offsets.to_numpy(), batch.column("starts").flatten().to_numpy()
+    is_last = segments + 1 == offsets[rows + 1]
+    following = np.where(is_last, context, starts[np.minimum(segments + 1, len(starts) - 1)])
+    tokens = batch.column("tokens").flatten().to_numpy().copy()
+    for begin, end in zip(rows * context + starts[segments], rows * context + following, strict=True):
+        tokens[begin:end] = end_of_text
+    names = _names(batch).copy()
+    names[segments] = 0
+    flat = pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(names), [None, pa.py_buffer(names.tobytes())])
+    columns = {
+        "tokens": pa.FixedSizeListArray.from_arrays(pa.array(tokens), context),
+        "cell": batch.column("cell"),
+        "starts": batch.column("starts"),
+        "documents": pa.ListArray.from_arrays(batch.column("documents").offsets, flat),
+    }
+    masked = pa.record_batch(columns).replace_schema_metadata(batch.schema.metadata)
+    with pa.OSFile(str(target), "wb") as sink, pa.ipc.new_file(sink, masked.schema) as writer:
+        writer.write_batch(masked)
+
+
+def _names(batch: pa.RecordBatch) -> np.ndarray:
+    """The document of every segment, uint8[segments, 16], not copied."""
+    flat = batch.column("documents").flatten()
+    start = flat.offset * 16
+    return np.frombuffer(flat.buffers()[1], np.uint8)[start : start + len(flat) * 16].reshape(-1, 16)
+
+
 class Packs:
     """The rows of several pack files, addressed as (cell, index within the cell) in file order.
 
@@ -95,6 +136,8 @@ class Packs:
             batch.column("tokens").flatten().to_numpy(zero_copy_only=True).reshape(-1, self.format.context)
             for batch in self._batches
         ]
+        self._names = [_names(batch) for batch in self._batches]
+        self._first_segment = [batch.column("documents").offsets.to_numpy() for batch in self._batches]
         cells = np.concatenate([batch.column("cell").to_numpy() for batch in self._batches])
         self._by_cell = np.argsort(cells, kind="stable")
         self.rows_per_cell = np.bincount(cells).astype(np.int64) if len(cells) else np.zeros(0, np.int64)
@@ -121,8 +164,9 @@ class Packs:
             starts = self._batches[batch].column("starts")[row].values.to_numpy()
             out[i, starts[1:]] = 1
             np.cumsum(out[i], out=out[i])
-            if self._batches[batch].column("documents")[row].values[-1].as_py() == PADDING:
-                out[i, starts[-1] :] = -1
+            first = self._first_segment[batch][row]
+            for blank in np.flatnonzero(~self._names[batch][first : first + len(starts)].any(axis=1)):
+                out[i, out[i] == blank] = -1
         return out
 
     def documents(self, row: int) -> list[str]:

@@ -23,10 +23,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from catalog.catalog import Catalog
+from catalog.errors import ConflictError, TamisError
 from catalog.fingerprint import canonical, fingerprint
 from catalog.projection import publish
 from catalog.snapshot import Contents, Run, Snapshot
 from catalog.store import FileRef, Store
+from catalog.takedown import holds_suppressed
+
+CLAIM = "inputs"  # file of a work folder: the snapshots that the run reads, one a line
 
 Task = Mapping[str, Any]
 Receipt = dict[str, Any]
@@ -123,6 +127,19 @@ class Work:
         """The lock of this run: of two equal runs at once, one works while the other waits."""
         return self.store.exclusive(f"work/{self.fingerprint}/lock")
 
+    def claim(self, inputs: Sequence[Snapshot]) -> None:
+        """Say which snapshots this run reads, so that gc keeps their files. Raises TamisError for one that expired.
+
+        The claim is written before the catalog is read, and gc reads claims after it expired anything: one sees the
+        other.
+        """
+        (self.folder / CLAIM).write_text("".join(f"{each.ref}\n" for each in inputs))
+        self.catalog.refresh()
+        for each in inputs:
+            if not self.catalog.is_live(each):
+                self.catalog.current(each)
+                raise ConflictError(f"{each.ref} was taken down as this run began: run the same command again")
+
     def stage(
         self, name: str, function: TaskFunction, tasks: Sequence[Task], *, unit: str = "documents"
     ) -> list[Receipt]:
@@ -167,6 +184,12 @@ class Work:
         self.record(name, tasks=len(tasks), rows=rows, unit=unit, num_bytes=size, seconds=time.monotonic() - started)
         return [receipts[index] for index in range(len(tasks))]
 
+    def restart(self) -> None:
+        """Forget what was done so far."""
+        for left in self.folder.glob("*.receipts.jsonl"):
+            left.unlink()
+        self.stages.clear()
+
     def tell(self, stage: str, done: int, total: int, *, note: str) -> None:
         """Tell the listener how far a stage is that does not map over tasks."""
         self.listener(
@@ -190,17 +213,30 @@ def run(
     executor: Executor,
     listener: Listener = ignore,
 ) -> Snapshot:
-    """The snapshot that `step` makes of `inputs`, named `into`: from the catalog if it is there, else made now."""
+    """The snapshot that `step` makes of `inputs`, named `into`: from the catalog if it is there, else made now.
+
+    In place of an input that a takedown replaced stands what took its place. Raises TamisError for one that expired.
+    """
+    check_finished(catalog.refresh())
+    inputs = tuple(catalog.current(each) for each in inputs)
     work = begin(step, *inputs, into=into, catalog=catalog, executor=executor, listener=listener)
-    known = _known(catalog.refresh(), work.fingerprint, into)
+    known = _known(catalog, work.fingerprint, into)
     if known is not None:
         return known
     with work.exclusive():
+        work.claim(inputs)
         snapshot = _known(catalog.refresh(), work.fingerprint, into) or _make(step, inputs, into, work)
         publish(catalog)
         shutil.rmtree(work.folder, ignore_errors=True)
         catalog.store.sweep()
     return snapshot
+
+
+def check_finished(catalog: Catalog) -> None:
+    """Raise TamisError while live snapshots may hold documents that were taken down."""
+    if catalog.pending:
+        number = catalog.pending[0].number
+        raise TamisError(f"takedown {number} is not finished, snapshots may hold its text: run `tamis takedown --finish`")
 
 
 def begin(
@@ -227,6 +263,9 @@ def _make(step: Step, inputs: Sequence[Snapshot], into: str, work: Work) -> Snap
         return work.catalog.commit(into, made[0].contents, work.catalog.runs[work.fingerprint], inputs=inputs)
     started, clock = time.time(), time.monotonic()
     contents = step.build(work, *inputs)
+    if not inputs and holds_suppressed(work.store, contents, work.catalog.refresh().suppressed):
+        work.restart()  # receipts from before a takedown: what is read now is read without its documents
+        contents = step.build(work)
     # a stage of training may be older than this build: computed ahead of it, or in part before a kill
     seconds = max(time.monotonic() - clock, sum(stage["seconds"] for stage in work.stages))
     record = Run(

@@ -1,0 +1,83 @@
+"""Taking documents down: which ones a condition means, and the commit from which no new snapshot holds them.
+
+The condition is SQL over the columns of `documents`, which DuckDB reads without the text. What is taken down is a
+text: every document with the same normal form goes with it, whatever its id, now and when it is ingested again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from catalog.catalog import Catalog
+from catalog.errors import QueryError, UnknownReference, UsageError
+from catalog.log import Action
+from catalog.query import sql
+from catalog.tables import write_table
+from catalog.takedown import NAMED, Takedown, suppressed_contents, takedown_action, takedown_from_action
+
+ID = re.compile(r"[0-9a-f]{32}")
+# A condition on these columns alone reads the files as they are; any other goes through the view `documents`.
+STORED = "SELECT * EXCLUDE (file, row, domain) FROM documents_parquet WHERE n_chars > 0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What a request means: `named` is a table of NAMED without what was taken down before, `before` its rows."""
+
+    named: pa.Table
+    before: int
+
+
+def select(catalog: Catalog, *, ids: Sequence[str], where: str) -> Selection:
+    """The documents with these ids and those that meet the condition ('' for none). Raises UsageError, QueryError."""
+    wrong = [each for each in ids if not ID.fullmatch(each)]
+    if wrong:
+        raise UsageError(f"{wrong[0]!r} is not a document id: expected 32 hexadecimal digits")
+    if not ids and not where.strip():
+        raise UsageError("nothing to take down: name documents with --id or --where")
+    parts = [_where(catalog, where)] if where.strip() else []
+    parts += [_with_ids(catalog, ids)] if ids else []
+    found = pa.concat_tables(parts).group_by(["id", "content"]).aggregate([]).select(NAMED.names)
+    if not found.num_rows:
+        raise UnknownReference(f"no document meets {where!r}: `tamis sql` shows what there is in `documents`")
+    known = pc.is_in(found["content"], value_set=suppressed_contents(catalog.store, catalog.suppressed))
+    named = found.filter(pc.invert(known)).sort_by([("id", "ascending")]).cast(NAMED)
+    return Selection(named=named, before=found.num_rows - named.num_rows)
+
+
+def suppress(catalog: Catalog, named: pa.Table, *, reason: str) -> Takedown:
+    """Commit that these documents (NAMED) are taken down. Raises UsageError without a reason."""
+    if not reason.strip():
+        raise UsageError("a takedown needs its reason on record: give one with --reason, without quoting the text")
+    ref = write_table(catalog.store, named)
+
+    def build() -> list[Action]:
+        number = len(catalog.takedowns) + 1
+        takedown = Takedown(number=number, reason=reason, documents=named.num_rows, named=ref, time=0.0)
+        return [takedown_action(takedown)]
+
+    written = catalog.append(build)
+    return takedown_from_action(written.actions[0]["takedown"], time=written.time)
+
+
+def _where(catalog: Catalog, where: str) -> pa.Table:
+    try:
+        return sql(catalog, f"SELECT DISTINCT id, content FROM ({STORED}) AS documents WHERE ({where}\n)")
+    except QueryError as error:
+        if "Binder Error" not in str(error):
+            raise
+    return sql(catalog, f"SELECT DISTINCT id, content FROM documents WHERE ({where}\n)")
+
+
+def _with_ids(catalog: Catalog, ids: Sequence[str]) -> pa.Table:
+    listed = ", ".join(f"'{each}'" for each in ids)
+    found = sql(catalog, f"SELECT DISTINCT id, content FROM documents_parquet WHERE id IN ({listed})")
+    missing = sorted(set(ids) - set(found["id"].to_pylist()))
+    if missing:
+        raise UnknownReference(f"no document with the id {missing[0]} in {catalog.store.root}")
+    return found
