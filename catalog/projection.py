@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from catalog.fingerprint import fingerprint
 from catalog.log import GENESIS
 from catalog.snapshot import Snapshot
 from catalog.store import FileRef
+from catalog.takedown import NAMED
 from catalog.views import VIEWS
 
 FILENAME = "catalog.duckdb"
@@ -46,6 +48,7 @@ ATTRIBUTES = {
     "quarantine": schema.QUARANTINE,
     "weights": schema.WEIGHTS,
     "scores": schema.EVALUATIONS,
+    "taken_down": NAMED,
 }
 
 
@@ -142,6 +145,8 @@ def _write_tables(connection: duckdb.DuckDBPyConnection, catalog: Catalog, files
         "shard_rows": list(_shard_rows(catalog, known)),
         "file_rows": files,
         "layer_rows": list(_layer_rows(catalog, known)),
+        "takedown_rows": _takedown_rows(catalog),
+        "exposure_rows": _exposure_rows(catalog),
     }
     for name, rows in tables.items():
         connection.register("rows", pa.Table.from_pylist(rows, schema=TABLES[name]))
@@ -150,11 +155,12 @@ def _write_tables(connection: duckdb.DuckDBPyConnection, catalog: Catalog, files
 
 
 def _write_views(connection: duckdb.DuckDBPyConnection, catalog: Catalog, files: list[dict[str, Any]]) -> None:
-    layers = {layer for each in catalog.all_snapshots() for layer in each.contents.layers}
+    layers = {layer for each in catalog.live() for layer in each.contents.layers}
     scanned: dict[str, set[str]] = {name: set() for name in ATTRIBUTES}
     for row in files:
         table = "decisions" if row["tbl"] in layers else row["tbl"]
         scanned.setdefault(table, set()).add(row["file"])
+    scanned["taken_down"] = {catalog.store.url(each.named.path) for each in catalog.takedowns}
     for name, columns in ATTRIBUTES.items():
         connection.execute(f"CREATE VIEW {name}_parquet AS {_scan(sorted(scanned[name]), columns)}")
     for statement in VIEWS:
@@ -210,6 +216,7 @@ TABLES = {
             ("bytes", pa.int64()),
             ("layers", pa.list_(pa.string())),
             ("summary", pa.string()),
+            ("live", pa.bool_()),
         ]
     ),
     "run_rows": pa.schema(
@@ -269,6 +276,31 @@ TABLES = {
     ),
 }
 
+TABLES |= {
+    "takedown_rows": pa.schema(
+        [
+            ("takedown", pa.int32()),
+            ("time", pa.timestamp("ms", tz="UTC")),
+            ("reason", pa.string()),
+            ("documents", pa.int64()),
+            ("file", pa.string()),
+            ("finished", pa.timestamp("ms", tz="UTC")),
+            ("replaced", pa.list_(pa.string())),
+            ("expired", pa.list_(pa.string())),
+        ]
+    ),
+    "exposure_rows": pa.schema(
+        [
+            ("takedown", pa.int32()),
+            ("model", pa.string()),
+            ("packs", pa.string()),
+            ("rows", pa.int64()),
+            ("samples", pa.int64()),
+            ("first", pa.int64()),
+        ]
+    ),
+}
+
 DEFINITIONS = fingerprint([VIEWS, {name: str(columns) for name, columns in {**ATTRIBUTES, **TABLES}.items()}])
 
 
@@ -289,6 +321,7 @@ def _snapshot_row(catalog: Catalog, snapshot: Snapshot) -> dict[str, Any]:
         "bytes": sum(refs.values()),
         "layers": list(contents.layers),
         "summary": json.dumps(contents.summary, sort_keys=True),
+        "live": catalog.is_live(snapshot),
     }
 
 
@@ -301,6 +334,35 @@ def _run_row(run: Any) -> dict[str, Any]:
         "started": int(run.started * 1000),
         "seconds": run.seconds,
     }
+
+
+def _takedown_rows(catalog: Catalog) -> list[dict[str, Any]]:
+    rewrites = {number: rewrite for rewrite in catalog.rewrites for number in rewrite.takedowns}
+    rows = []
+    for each in catalog.takedowns:
+        done = rewrites.get(each.number)
+        rows.append(
+            {
+                "takedown": each.number,
+                "time": int(each.time * 1000),
+                "reason": each.reason,
+                "documents": each.documents,
+                "file": catalog.store.url(each.named.path),
+                "finished": int(done.time * 1000) if done else None,
+                "replaced": list(done.replaced.values()) if done else [],
+                "expired": list(done.expired) if done else [],
+            }
+        )
+    return rows
+
+
+def _exposure_rows(catalog: Catalog) -> list[dict[str, Any]]:
+    return [
+        {"takedown": number, **asdict(each)}
+        for rewrite in catalog.rewrites
+        for number in rewrite.takedowns
+        for each in rewrite.exposures
+    ]
 
 
 def _lineage_rows(catalog: Catalog) -> list[dict[str, Any]]:
@@ -325,7 +387,7 @@ def _attributes_of_documents(catalog: Catalog) -> dict[tuple[str, str], str]:
 
 
 def _shard_rows(catalog: Catalog, known: Mapping[tuple[str, str], str]) -> Iterable[dict[str, Any]]:
-    for snapshot in catalog.all_snapshots():
+    for snapshot in catalog.live():
         for number, shard in enumerate(snapshot.contents.shards):
             documents = shard.tables.get("documents")
             if documents is None:
@@ -343,7 +405,7 @@ def _shard_rows(catalog: Catalog, known: Mapping[tuple[str, str], str]) -> Itera
 
 
 def _file_rows(catalog: Catalog) -> Iterable[dict[str, Any]]:
-    for snapshot in catalog.all_snapshots():
+    for snapshot in catalog.live():
         parts: list[tuple[int | None, Mapping[str, FileRef]]] = [(None, snapshot.contents.artifacts)]
         parts += [(number, shard.tables) for number, shard in enumerate(snapshot.contents.shards)]
         for number, name, ref in ((number, name, ref) for number, refs in parts for name, ref in refs.items()):
@@ -368,7 +430,7 @@ def _layer_rows(catalog: Catalog, known: Mapping[tuple[str, str], str]) -> Itera
     ]
     for body in in_order:
         snapshot = catalog.snapshot(f"{body['name']}@{body['version']}")
-        for layer in snapshot.contents.layers:
+        for layer in snapshot.contents.layers if catalog.is_live(snapshot) else ():
             files = tuple(shard.tables[layer].path for shard in snapshot.contents.shards)
             if (layer, files) in seen:
                 continue

@@ -7,18 +7,30 @@ text: every document with the same normal form goes with it, whatever its id, no
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from catalog.catalog import Catalog
+from catalog.catalog import HOLD_TEXT, Catalog
 from catalog.errors import QueryError, UnknownReference, UsageError
 from catalog.log import Action
 from catalog.query import sql
+from catalog.snapshot import Contents, Run, Snapshot, run_action, snapshot_action
+from catalog.store import FileRef
 from catalog.tables import write_table
-from catalog.takedown import NAMED, Takedown, suppressed_contents, takedown_action, takedown_from_action
+from catalog.takedown import (
+    NAMED,
+    Exposure,
+    Rewrite,
+    Takedown,
+    rewrite_action,
+    rewrite_from_action,
+    suppressed_contents,
+    takedown_action,
+    takedown_from_action,
+)
 
 ID = re.compile(r"[0-9a-f]{32}")
 # A condition on these columns alone reads the files as they are; any other goes through the view `documents`.
@@ -81,3 +93,74 @@ def _with_ids(catalog: Catalog, ids: Sequence[str]) -> pa.Table:
     if missing:
         raise UnknownReference(f"no document with the id {missing[0]} in {catalog.store.root}")
     return found
+
+
+def commit_rewrite(
+    catalog: Catalog,
+    contents: Mapping[str, Contents],
+    *,
+    run: Run,
+    takedowns: Sequence[int],
+    expired: Sequence[str],
+    exposures: Sequence[Exposure],
+    found: FileRef,
+    considered: Set[str],
+) -> Rewrite | None:
+    """Commit, all or nothing, what replaces the snapshots named in `contents`, and that those in `expired` expire.
+
+    None, and no commit, when there is a live snapshot that may hold text and is not in `considered`, or a new takedown.
+    """
+    order = in_order(catalog, contents)
+
+    def build() -> list[Action]:
+        now = {each.ref for each in catalog.live() if each.contents.kind in HOLD_TEXT}
+        if not now <= considered or len(catalog.takedowns) != max(takedowns):
+            raise _Outrun
+        replaced: dict[str, str] = {}
+        snapshots = []
+        for old in order:
+            inputs = (old.ref, *(replaced[each] for each in old.inputs if each in replaced))
+            version = catalog.next_version(old.name)
+            new = Snapshot(
+                name=old.name, version=version, run=run.fingerprint, inputs=inputs, contents=contents[old.ref]
+            )
+            replaced[old.ref] = new.ref
+            snapshots.append(snapshot_action(new))
+        rewrite = Rewrite(
+            takedowns=tuple(takedowns),
+            replaced=replaced,
+            expired=tuple(expired),
+            exposures=tuple(exposures),
+            found=found,
+            time=0.0,
+        )
+        return [*([run_action(run)] if snapshots else []), *snapshots, rewrite_action(rewrite)]
+
+    try:
+        written = catalog.append(build)
+    except _Outrun:
+        return None
+    return rewrite_from_action(written.actions[-1]["rewrite"], time=written.time)
+
+
+class _Outrun(Exception):
+    """Another commit came first that the rewrite must see."""
+
+
+def in_order(catalog: Catalog, references: Collection[str]) -> list[Snapshot]:
+    """The snapshots with these references, each after those of them that it was made from."""
+    out: dict[str, Snapshot] = {}
+
+    def visit(snapshot: Snapshot) -> None:
+        if snapshot.ref in seen:
+            return
+        seen.add(snapshot.ref)
+        for each in catalog.inputs(snapshot):
+            visit(each)
+        if snapshot.ref in references:
+            out[snapshot.ref] = snapshot
+
+    seen: set[str] = set()
+    for reference in sorted(references):
+        visit(catalog.snapshot(reference))
+    return list(out.values())

@@ -41,12 +41,11 @@ class Takedown:
 
 @dataclass(frozen=True, kw_only=True)
 class Exposure:
-    """What a model saw of a takedown's documents: rows of its packs that held one, and training samples that were one.
+    """What a model saw of documents that were taken down: `rows` of its packs held one, `samples` of its training did.
 
     `samples` is 0 where the order of its training never came to such a row; `first` is the first sample, or -1.
     """
 
-    takedown: int
     model: str
     packs: str
     rows: int
@@ -98,6 +97,17 @@ def suppressed_contents(store: Store, suppressed: Sequence[FileRef]) -> pa.Chunk
     tables = [read_table(store, ref, ["content"]) for ref in suppressed]
     contents = pa.concat_tables(tables)["content"] if tables else pa.chunked_array([], pa.string())
     return contents.drop_null()
+
+
+def suppressed(store: Store, documents: pa.Table, tables: Sequence[FileRef]) -> tuple[pa.Table, np.ndarray]:
+    """`documents` without the texts in `tables` (NAMED, of takedowns 1, 2, ...), and the takedown of each row, 0: none.
+
+    int32, one entry a row.
+    """
+    gone = np.zeros(documents.num_rows, np.int32)
+    for number, ref in reversed(list(enumerate(tables, 1))):
+        gone[held(documents, suppressed_contents(store, [ref]))] = number
+    return (blanked(documents, np.flatnonzero(gone)) if gone.any() else documents), gone
 
 
 def held(documents: pa.Table, contents: pa.ChunkedArray) -> np.ndarray:

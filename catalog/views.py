@@ -49,7 +49,7 @@ VIEWS = (
     FROM file_rows f JOIN scores_parquet w ON w.file = f.file WHERE f.tbl = 'scores'""",
     """CREATE VIEW snapshots AS
     SELECT s.snapshot, s.name, s.version, s.kind, s.id, s.step, s.shards, s.rows, s.bytes, r.started, r.seconds,
-           s.layers, s.summary, s.run
+           s.layers, s.summary, s.run, s.live
     FROM snapshot_rows s LEFT JOIN run_rows r ON r.run = s.run""",
     "CREATE VIEW runs AS SELECT run, step, parameters, code, started, seconds FROM run_rows",
     "CREATE VIEW stages AS SELECT * FROM stage_rows",
@@ -81,4 +81,13 @@ VIEWS = (
            (r->>'$.of')::BIGINT AS planted, (r->>'$.found')::BIGINT AS found, (r->>'$.share')::DOUBLE AS recall,
            (r->>'$.low')::DOUBLE AS low, (r->>'$.high')::DOUBLE AS high
     FROM snapshot_rows s, unnest((s.summary->'$.levels')::JSON[]) AS u(r) WHERE s.kind = 'audit'""",
+    """CREATE VIEW takedowns AS
+    SELECT t.takedown, t.time, t.reason, t.documents, t.finished, t.replaced, t.expired,
+           (SELECT coalesce(list(DISTINCT e.model ORDER BY e.model), []) FROM exposure_rows e
+            WHERE e.takedown = t.takedown) AS models
+    FROM takedown_rows t""",
+    """CREATE VIEW taken_down AS
+    SELECT t.takedown, d.id, d.content FROM takedown_rows t JOIN taken_down_parquet d ON d.file = t.file""",
+    """CREATE VIEW exposures AS
+    SELECT takedown, model, packs, rows, samples, "first" FROM exposure_rows""",
 )

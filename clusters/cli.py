@@ -256,7 +256,7 @@ def list_snapshots(store: StoreOption = STORE) -> None:
     _print_sql(
         store,
         """SELECT snapshot, kind, step, rows, bytes, round(seconds, 1) AS seconds, left(id, 12) AS id
-        FROM snapshots ORDER BY started, snapshot""",
+        FROM snapshots WHERE live ORDER BY started, snapshot""",
         "table",
     )
 
@@ -319,6 +319,34 @@ def verify(store: StoreOption = STORE, workers: WorkersOption = WORKERS) -> None
         typer.echo(f"  {problem}")
     if found.problems:
         raise typer.Exit(1)
+
+
+@app.command()
+def takedown(
+    ids: Annotated[list[str] | None, typer.Option("--id", help="A document id; repeatable.")] = None,
+    where: Annotated[str, typer.Option(help="SQL condition on `documents`, like \"host = 'example.org'\".")] = "",
+    reason: Annotated[str, typer.Option(help="For the record; without quoting the text.")] = "",
+    finish: Annotated[bool, typer.Option("--finish", help="Only finish a takedown that was interrupted.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen.")] = False,
+    store: StoreOption = STORE,
+    executor: ExecutorOption = "local",
+    workers: WorkersOption = WORKERS,
+) -> None:
+    """Take documents down: no later run sees them.
+
+    Shards are rewritten without their text and packs with their windows masked; models that learned from them are
+    named. The same text does not come back when it is ingested again.
+    """
+    from clusters.takedown import finish_command, preview, takedown_command
+
+    catalog = _catalog(store)
+    if dry_run:
+        lines = preview(catalog, ids or [], where)
+    elif finish:
+        lines = finish_command(catalog, executor, workers=workers)
+    else:
+        lines = takedown_command(catalog, ids or [], where, reason=reason, executor=executor, workers=workers)
+    typer.echo("\n".join(lines))
 
 
 @app.command()

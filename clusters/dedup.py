@@ -50,8 +50,8 @@ def dedup_recipe(
 
 
 def _settings(catalog: Catalog, snapshot: Snapshot, names: Collection[str]) -> dict[str, Any]:
-    """Those of the run that made a snapshot."""
-    return {name: value for name, value in catalog.runs[snapshot.run].parameters.items() if name in names}
+    """Those of the run that computed a snapshot."""
+    return {name: value for name, value in catalog.computed_by(snapshot).parameters.items() if name in names}
 
 
 def cost_table(catalog: Catalog, made: Mapping[str, Snapshot]) -> str:

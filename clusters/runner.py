@@ -17,6 +17,7 @@ from catalog.snapshot import Snapshot
 from clusters.console import Console
 from clusters.recipes import Recipe, Stated, validate
 from clusters.screens import facts
+from clusters.takedown import finish
 
 TRAINING = ("pretrain", "finetune")
 
@@ -33,6 +34,8 @@ def run_recipe(
     catalog = Catalog.open(store, create=not needed)
     for name in needed:
         catalog.snapshot(name)  # raises where the store has none
+    if catalog.pending:
+        finish(catalog, chosen, console)
     made: dict[str, Snapshot] = {}
     for position, (entry, step) in enumerate(steps):
         if chosen.on_ray and entry.step in TRAINING:
@@ -92,7 +95,9 @@ def _train_ahead(
             waiting.setdefault(work.fingerprint, (step, work, inputs))
     with ExitStack() as locks:
         for fingerprint in sorted(waiting):
-            locks.enter_context(waiting[fingerprint][1].exclusive())
+            _, work, inputs = waiting[fingerprint]
+            locks.enter_context(work.exclusive())
+            work.claim(inputs)
         still = [each for each in waiting.values() if waits(each[1])]
         if len(still) > 1:
             start_ray(executor.workers)

@@ -14,13 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from catalog.errors import UsageError
 from catalog.run import Work
 from catalog.snapshot import Contents, Shard, Snapshot
 from catalog.store import Store
-from catalog.tables import live_rows
+from catalog.tables import live_rows, read_table, write_table
+from catalog.takedown import RULE, decided
 
 TAKEN_AGAIN = ("exact", "near-duplicate")  # decisions that depend on the other documents
 KEPT_TABLES = ("documents", "quarantine", "signatures")
@@ -43,11 +45,13 @@ class Append:
         old.require("documents", "signatures", "edges")
         new.require("documents")
         layers = _lasting(old)
-        if _lasting(new) != layers:
+        if _decided(_lasting(new)) != _decided(layers):
             raise UsageError(
                 f"{old.ref} was {_list(layers)} before deduplication, {new.ref} {_list(_lasting(new))}: expected the "
                 "same steps in both"
             )
+        if RULE in _lasting(old) + _lasting(new):
+            layers = (RULE, *_decided(layers))
         earlier = [_only(work.store, shard, ("edges",), layers) for shard in old.contents.shards]
         later = [_only(work.store, shard, (), layers) for shard in new.contents.shards]
         return Contents(kind="documents", shards=(*earlier, *later), layers=layers)
@@ -66,13 +70,21 @@ def _lasting(snapshot: Snapshot) -> tuple[str, ...]:
     return tuple(layers)
 
 
+def _decided(layers: Sequence[str]) -> tuple[str, ...]:
+    """Without the layer that says what was taken down: steps of a recipe took the others."""
+    return tuple(layer for layer in layers if layer != RULE)
+
+
 def _list(layers: tuple[str, ...]) -> str:
     return f"decided by {', '.join(layers)}" if layers else "decided by nothing"
 
 
 def _only(store: Store, shard: Shard, tables: Sequence[str], layers: Sequence[str]) -> Shard:
-    """The shard with what lasts and `tables`, and what is live by `layers`."""
+    """The shard with what lasts and `tables`, and what is live by `layers`; nothing was taken down unless it says so."""
     kept = {name: ref for name, ref in shard.tables.items() if name in (*KEPT_TABLES, *tables, *layers)}
-    live = live_rows(store, shard, layers)
+    if RULE in layers and RULE not in kept:
+        documents = read_table(store, shard.tables["documents"], ["row", "id"])
+        kept[RULE] = write_table(store, decided(documents, np.zeros(documents.num_rows, np.int32)))
+    live = live_rows(store, Shard(rows=0, tables=kept), layers)
     rows = pq.read_metadata(store.local(shard.tables["documents"])).num_rows if live is None else len(live)
     return Shard(rows=rows, tables=kept)

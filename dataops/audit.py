@@ -50,7 +50,7 @@ class AuditDedup:
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """An audit snapshot: its summary is the whole answer."""
         (snapshot,) = inputs
-        made_by = work.catalog.runs[snapshot.run]
+        made_by = work.catalog.computed_by(snapshot)
         if made_by.step != FuzzyDedup.verb:
             raise UsageError(f"{snapshot.ref} was made by {made_by.step}: give a snapshot that fuzzy-dedup made")
         known = {each.name for each in fields(FuzzyDedup)}

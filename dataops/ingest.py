@@ -3,10 +3,13 @@
 A record's text is stored in normal form (dataops.normal_form), which is what everything later sees. `id` names the
 occurrence: it hashes source, place of the record among the inputs, and content, so a re-run gives the same ids wherever
 the files lie. `content` hashes the normal form. One slice of input is one shard, cut by size alone.
+
+A text that was taken down is not stored again: its row is empty and a decision layer `takedown` drops it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -19,6 +22,7 @@ from catalog.run import Receipt, Task, Work, as_json, file_ref
 from catalog.snapshot import Contents, Shard, Snapshot
 from catalog.store import Store
 from catalog.tables import write_table
+from catalog.takedown import RULE, decided, suppressed
 from dataops.input_check import check
 from dataops.inputs import Input, discover, shard_size, slices
 from dataops.kernels.hashing import content_hash, document_ids, h64, to_hex
@@ -71,13 +75,12 @@ class Ingest:
         """One shard a slice, with the tables `documents` and `quarantine`."""
         assert not inputs
         found = self.inputs()
-        target = shard_size(found, at_most=self.shard_bytes)
-        tasks = [{"slice": each, "options": self.options} for each in slices(found, target_bytes=target)]
-        receipts = work.stage("read", _read, tasks)
-        shards = tuple(
-            Shard(rows=receipt["documents"], tables={k: file_ref(ref) for k, ref in receipt["tables"].items()})
-            for receipt in receipts
-        )
+        settings = {"options": self.options, "suppressed": work.catalog.suppressed}
+        pieces = slices(found, target_bytes=shard_size(found, at_most=self.shard_bytes))
+        receipts = work.stage("read", _read, [{"slice": each, **settings} for each in pieces])
+        taken = sum(receipt["taken_down"] for receipt in receipts)
+        layers = (RULE,) if taken else ()
+        shards = tuple(_shard(receipt, layers) for receipt in receipts)
         quarantined: dict[str, int] = {}
         for receipt in receipts:
             for reason, count in receipt["quarantined"].items():
@@ -87,8 +90,14 @@ class Ingest:
             "bytes": sum(receipt["bytes"] for receipt in receipts),
             "changed_by_normalization": sum(receipt["changed"] for receipt in receipts),
             "quarantined": dict(sorted(quarantined.items())),
+            **({"taken_down": taken} if taken else {}),
         }
-        return Contents(kind="documents", shards=shards, summary=summary)
+        return Contents(kind="documents", shards=shards, layers=layers, summary=summary)
+
+
+def _shard(receipt: Receipt, layers: Sequence[str]) -> Shard:
+    tables = {name: file_ref(ref) for name, ref in receipt["tables"].items() if name != RULE or layers}
+    return Shard(rows=receipt["documents"] - receipt["taken_down"], tables=tables)
 
 
 def _read(store: Store, task: Task) -> Receipt:
@@ -108,17 +117,18 @@ def _read(store: Store, task: Task) -> Receipt:
         changed += text != item.text
         records.append(item)
         texts.append(text)
-    documents = documents_table(records, texts)
+    documents, taken = suppressed(store, documents_table(records, texts), task["suppressed"])
     quarantine = pa.table(
         {name: [getattr(each, name) for each in refused] for name in schema.QUARANTINE.names}, schema=schema.QUARANTINE
     )
+    tables = {"documents": write_table(store, documents), "quarantine": write_table(store, quarantine)}
+    if task["suppressed"]:
+        tables[RULE] = write_table(store, decided(documents, taken))
     reasons = [each.reason for each in refused]
     return {
-        "tables": {
-            "documents": as_json(write_table(store, documents)),
-            "quarantine": as_json(write_table(store, quarantine)),
-        },
+        "tables": {name: as_json(ref) for name, ref in tables.items()},
         "documents": len(records),
+        "taken_down": int((taken > 0).sum()),
         "bytes": sum(documents["n_bytes"].to_pylist()),
         "changed": changed,
         "quarantined": {reason: reasons.count(reason) for reason in set(reasons)},
