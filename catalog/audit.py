@@ -1,51 +1,85 @@
-"""Verification: every byte the log refers to is what the log says it is."""
+"""Verification: every byte the log refers to is what the log says it is, and the parts agree with each other.
+
+Files are hashed in parallel; the chain of the log is checked by reading it anew. Where all files of a snapshot are
+sound: each step decided on every document that reached it, the rows that stay are those that the log counted, what was
+taken down is gone, and packs hold what the tokenizer makes of their documents (on a sample of segments).
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow.parquet as pq
 
 from catalog.catalog import Catalog
-from catalog.snapshot import Snapshot
+from catalog.gc import listing
+from catalog.pack_audit import check_packs
+from catalog.projection import FILENAME, is_whole
+from catalog.snapshot import Shard
 from catalog.store import FileRef, Store
+from catalog.tables import read_table
+from catalog.takedown import held, suppressed_contents
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What `verify` looked at and what is wrong; sound when `problems` is empty."""
+    """What `verify` looked at and what is wrong; sound when `problems` is empty.
+
+    `damaged` are the files among the problems. Orphans, files that no commit names, are no problem: a running command
+    has some, and `gc` deletes old ones.
+    """
 
     commits: int
     snapshots: int
     files: int
     bytes: int
+    segments: int
+    orphans: int
+    orphan_bytes: int
     problems: tuple[str, ...]
+    damaged: tuple[FileRef, ...]
 
 
 def verify(catalog: Catalog, *, workers: int = 2) -> Verification:
-    """Re-hash all files, check the chain (done by reading the log anew) and each snapshot's own consistency."""
+    """Look at everything that is live."""
     catalog = Catalog(catalog.store)
-    snapshots = catalog.all_snapshots()
-    refs = {ref.path: ref for snapshot in snapshots for ref in _refs(catalog, snapshot)}
+    live = catalog.live()
+    refs = {ref.path: ref for each in live for ref in catalog.files_of(each)} | {r.path: r for r in catalog.records()}
     with ThreadPoolExecutor(workers) as pool:
-        found = list(pool.map(lambda ref: _check_file(catalog.store, ref), refs.values()))
-    problems = [problem for problem in found if problem]
-    if not problems:
-        problems = [problem for snapshot in snapshots for problem in _check_snapshot(catalog, snapshot)]
+        wrong = dict(zip(refs, pool.map(lambda ref: _check_file(catalog.store, ref), refs.values()), strict=True))
+        problems = [problem for problem in wrong.values() if problem]
+        damaged = tuple(refs[path] for path, problem in wrong.items() if problem)
+        sound = [each for each in live if not any(wrong[ref.path] for ref in catalog.files_of(each))]
+        checks: dict[tuple[object, ...], tuple[str, Callable[[], str | None]]] = {}
+        for snapshot in sound:
+            for number, shard in enumerate(snapshot.contents.shards):
+                layers = snapshot.contents.layers if "documents" in shard.tables else ()
+                key = (shard.rows, shard.tables.get("documents"), *(shard.tables[layer] for layer in layers))
+                checks.setdefault(key, (f"{snapshot.ref} shard {number}", _counts(catalog.store, shard, layers)))
+        found = pool.map(lambda check: (check[0], check[1]()), checks.values())
+        problems += [f"{where}: {what}" for where, what in found if what]
+    if not damaged:
+        problems += _check_takedowns(catalog)
+    packs = check_packs(catalog, [each for each in sound if each.contents.kind == "packs"])
+    problems += packs.problems
+    if not is_whole(catalog.store.here / FILENAME):
+        problems.append(f"{FILENAME}: can't be read in full; the next command rebuilds it from the log")
+    named = {ref.path for each in catalog.all_snapshots() for ref in catalog.files_of(each)} | set(refs)
+    orphans = {path: size for path, (size, _) in listing(catalog.store).items() if path not in named}
     return Verification(
         commits=catalog.sequence,
-        snapshots=len(snapshots),
+        snapshots=len(live),
         files=len(refs),
         bytes=sum(ref.bytes for ref in refs.values()),
+        segments=packs.segments,
+        orphans=len(orphans),
+        orphan_bytes=sum(orphans.values()),
         problems=tuple(problems),
+        damaged=damaged,
     )
-
-
-def _refs(catalog: Catalog, snapshot: Snapshot) -> list[FileRef]:
-    refs = [ref for shard in snapshot.contents.shards for ref in shard.tables.values()]
-    return [*refs, *snapshot.contents.artifacts.values(), *catalog.runs[snapshot.run].attachments.values()]
 
 
 def _check_file(store: Store, ref: FileRef) -> str | None:
@@ -62,20 +96,37 @@ def _check_file(store: Store, ref: FileRef) -> str | None:
     return None
 
 
-def _check_snapshot(catalog: Catalog, snapshot: Snapshot) -> list[str]:
-    """Row counts of co-partitioned tables: decisions never exceed documents, live rows are what the log counted."""
-    problems = []
-    for number, shard in enumerate(snapshot.contents.shards):
+def _counts(store: Store, shard: Shard, layers: Iterable[str]) -> Callable[[], str | None]:
+    """A check that kept + dropped = rows in, layer by layer, and that the last keeps what the log counted."""
+
+    def check() -> str | None:
         if "documents" not in shard.tables:
-            continue
-        rows = pq.read_metadata(catalog.store.local(shard.tables["documents"])).num_rows
-        for layer in snapshot.contents.layers:
-            table = pq.read_table(catalog.store.local(shard.tables[layer]), columns=["row", "kept"])
-            if table.num_rows > rows:
-                problems.append(
-                    f"{snapshot.ref} shard {number}: {table.num_rows} {layer} decisions on {rows} documents"
-                )
+            return None
+        rows = pq.read_metadata(store.local(shard.tables["documents"])).num_rows
+        for layer in layers:
+            table = read_table(store, shard.tables[layer], ["kept"])
+            if table.num_rows != rows:
+                return f"{table.num_rows} {layer} decisions on {rows} documents"
             rows = sum(table["kept"].to_pylist())
-        if rows != shard.rows:
-            problems.append(f"{snapshot.ref} shard {number}: {rows} live documents, the log counted {shard.rows}")
+        return None if rows == shard.rows else f"{rows} live documents, the log counted {shard.rows}"
+
+    return check
+
+
+def _check_takedowns(catalog: Catalog) -> list[str]:
+    """Live shards that hold a text that was taken down, and takedowns that are not finished."""
+    problems = [f"takedown {each.number} is not finished: run `tamis takedown --finish`" for each in catalog.pending]
+    if not catalog.takedowns or problems:
+        return problems
+    contents = suppressed_contents(catalog.store, catalog.suppressed)
+    seen = set()
+    for snapshot in catalog.live():
+        for number, shard in enumerate(snapshot.contents.shards):
+            ref = shard.tables.get("documents")
+            if ref is None or ref.path in seen:
+                continue
+            seen.add(ref.path)
+            count = len(held(read_table(catalog.store, ref, ["content", "n_chars"]), contents))
+            if count:
+                problems.append(f"{snapshot.ref} shard {number}: holds {count} texts that were taken down")
     return problems

@@ -138,6 +138,15 @@ class Catalog:
         """The snapshots that `snapshot` was made from."""
         return [self.snapshot(each) for each in snapshot.inputs]
 
+    def files_of(self, snapshot: Snapshot) -> list[FileRef]:
+        """Every file that a snapshot and the record of its run refer to."""
+        refs = [ref for shard in snapshot.contents.shards for ref in shard.tables.values()]
+        return [*refs, *snapshot.contents.artifacts.values(), *self.runs[snapshot.run].attachments.values()]
+
+    def records(self) -> list[FileRef]:
+        """The files of the records of takedowns, which never expire."""
+        return [*self.suppressed, *(each.found for each in self.rewrites)]
+
     def commit(self, name: str, contents: Contents, run: Run, *, inputs: Sequence[Snapshot] = ()) -> Snapshot:
         """Record `contents`, made from `inputs`, as the next version of `name`.
 

@@ -66,6 +66,11 @@ def publish(catalog: Catalog) -> Path:
     return target
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a published file can be read in full; one that is not there is no problem."""
+    return not path.exists() or _published(path) is not None
+
+
 def attach(connection: duckdb.DuckDBPyConnection, path: Path, *, options: str = "READ_ONLY") -> None:
     """Make the DuckDB file at `path` the default database of an in-memory connection.
 

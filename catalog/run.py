@@ -260,6 +260,7 @@ def _known(catalog: Catalog, identity: str, into: str) -> Snapshot | None:
 def _make(step: Step, inputs: Sequence[Snapshot], into: str, work: Work) -> Snapshot:
     made = work.catalog.made_by(work.fingerprint)
     if made:  # under another name
+        work.claim((*inputs, made[0]))
         return work.catalog.commit(into, made[0].contents, work.catalog.runs[work.fingerprint], inputs=inputs)
     started, clock = time.time(), time.monotonic()
     contents = step.build(work, *inputs)

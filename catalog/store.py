@@ -122,11 +122,14 @@ class Store:
         return True
 
     def put(self, source: Path, *, suffix: str) -> FileRef:
-        """Move a finished local file into the store under the sha256 of its bytes."""
+        """Move a finished local file into the store under the sha256 of its bytes.
+
+        Where it is there already its time is renewed, so that `gc` (catalog.gc) sees that somebody counts on it.
+        """
         sha256 = sha256_file(source)
         ref = FileRef(path=f"data/{sha256[:2]}/{sha256}.{suffix}", sha256=sha256, bytes=source.stat().st_size)
         target = self.at(ref.path)
-        if self.fs.exists(target) and self.fs.size(target) == ref.bytes:
+        if self.is_local and _renewed(target, ref.bytes):
             source.unlink()
         elif self.is_local:
             os.makedirs(os.path.dirname(target), exist_ok=True)
@@ -205,6 +208,17 @@ def _lock(folder: Path, operation: int) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _renewed(target: str, size: int) -> bool:
+    """Whether a file of that size was there, whose time is now."""
+    try:
+        if os.stat(target).st_size != size:
+            return False
+        os.utime(target)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _move(source: Path, target: str) -> None:

@@ -322,6 +322,24 @@ def verify(store: StoreOption = STORE, workers: WorkersOption = WORKERS) -> None
 
 
 @app.command()
+def gc(
+    keep: Annotated[int | None, typer.Option(help="Expire all but the newest versions of each name.")] = None,
+    expire: Annotated[list[str] | None, typer.Option(help="A version to expire, name@version; repeatable.")] = None,
+    grace: Annotated[str, typer.Option(help="Spare what is younger, like 90s, 30m, 24h or 7d.")] = "24h",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go.")] = False,
+    store: StoreOption = STORE,
+) -> None:
+    """Delete the files that no live snapshot and no unfinished run refers to.
+
+    Versions that expire keep their record: lineage is drawn as before. A grace period that is shorter than what a
+    running command needs for one task is for stores that nothing else writes to.
+    """
+    from clusters.gc import gc_command
+
+    typer.echo("\n".join(gc_command(_catalog(store), keep=keep, expire=expire or [], grace=grace, dry_run=dry_run)))
+
+
+@app.command()
 def takedown(
     ids: Annotated[list[str] | None, typer.Option("--id", help="A document id; repeatable.")] = None,
     where: Annotated[str, typer.Option(help="SQL condition on `documents`, like \"host = 'example.org'\".")] = "",
