@@ -49,7 +49,7 @@ def verify(catalog: Catalog, *, workers: int = 2) -> Verification:
     live = catalog.live()
     refs = {ref.path: ref for each in live for ref in catalog.files_of(each)} | {r.path: r for r in catalog.records()}
     with ThreadPoolExecutor(workers) as pool:
-        wrong = dict(zip(refs, pool.map(lambda ref: _check_file(catalog.store, ref), refs.values()), strict=True))
+        wrong = dict(zip(refs, pool.map(lambda ref: check_file(catalog.store, ref), refs.values()), strict=True))
         problems = [problem for problem in wrong.values() if problem]
         damaged = tuple(refs[path] for path, problem in wrong.items() if problem)
         sound = [each for each in live if not any(wrong[ref.path] for ref in catalog.files_of(each))]
@@ -82,7 +82,8 @@ def verify(catalog: Catalog, *, workers: int = 2) -> Verification:
     )
 
 
-def _check_file(store: Store, ref: FileRef) -> str | None:
+def check_file(store: Store, ref: FileRef) -> str | None:
+    """What is wrong with a stored file; None when its bytes are those that the log named."""
     try:
         size = store.fs.size(store.at(ref.path))
         if size != ref.bytes:

@@ -306,18 +306,24 @@ def explain(
 
 
 @app.command()
-def verify(store: StoreOption = STORE, workers: WorkersOption = WORKERS) -> None:
-    """Re-hash every file of the store and check the log. Exit status 1 when something is wrong."""
-    from catalog.audit import verify as verify_store
+def verify(
+    store: StoreOption = STORE,
+    repair: Annotated[bool, typer.Option("--repair", help="Rebuild what can be rebuilt.")] = False,
+    sources: Annotated[
+        list[str] | None, typer.Option("--from", help="With --repair: files that were ingested; repeatable.")
+    ] = None,
+    workers: WorkersOption = WORKERS,
+) -> None:
+    """Re-hash every file of the store and check that its parts agree.
 
-    found = verify_store(_catalog(store), workers=workers)
-    typer.echo(
-        f"{found.commits} commits, {found.snapshots} snapshots, {found.files} files, "
-        f"{found.bytes / 1e6:.1f} MB: {len(found.problems) or 'no'} problem{'s' * (len(found.problems) != 1)}"
-    )
-    for problem in found.problems:
-        typer.echo(f"  {problem}")
-    if found.problems:
+    The chain of the log, the counts of every decision, packs against the text of their documents, and what was taken
+    down. Exit status 1 when something is wrong and was not repaired.
+    """
+    from clusters.verify import verify_command
+
+    lines, sound = verify_command(_catalog(store), repairing=repair, sources=sources or [], workers=workers)
+    typer.echo("\n".join(lines))
+    if not sound:
         raise typer.Exit(1)
 
 
