@@ -63,7 +63,7 @@ def verify(catalog: Catalog, *, workers: int = 2) -> Verification:
         problems += [f"{where}: {what}" for where, what in found if what]
     if not damaged:
         problems += _check_takedowns(catalog)
-    packs = check_packs(catalog, [each for each in sound if each.contents.kind == "packs"])
+    packs = check_packs(catalog, sound)
     problems += packs.problems
     if not is_whole(catalog.store.here / FILENAME):
         problems.append(f"{FILENAME}: can't be read in full; the next command rebuilds it from the log")

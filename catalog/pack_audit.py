@@ -29,12 +29,12 @@ class PacksChecked:
     problems: list[str]
 
 
-def check_packs(catalog: Catalog, snapshots: Sequence[Snapshot]) -> PacksChecked:
-    """Compare packs with the documents they were cut from; those whose documents have expired are left out."""
+def check_packs(catalog: Catalog, sound: Sequence[Snapshot]) -> PacksChecked:
+    """Compare the packs among `sound` with the documents they were cut from, where these are among them too."""
     segments, problems = 0, []
-    for packs in snapshots:
-        source = documents_of(catalog, packs)
-        if source is None or not packs.contents.shards:
+    for packs in sound:
+        source = documents_of(catalog, packs) if packs.contents.kind == "packs" else None
+        if source not in sound or source is None or not packs.contents.shards:
             continue
         missing = _missing(catalog, packs, source)
         if missing:

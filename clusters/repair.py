@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -18,7 +18,7 @@ from catalog.audit import Verification, check_file
 from catalog.catalog import Catalog
 from catalog.errors import TamisError
 from catalog.fingerprint import fingerprint
-from catalog.projection import publish
+from catalog.projection import FILENAME, is_whole, publish
 from catalog.run import Executor, Step, Work, identify
 from catalog.snapshot import Snapshot
 from catalog.store import FileRef, Store
@@ -60,6 +60,8 @@ def repair(
     lines += [f"{LOST} {ref.path}: the record of a takedown" for ref in catalog.records() if ref.path in left]
     if not left:
         publish(catalog)
+    elif not is_whole(catalog.store.here / FILENAME):
+        lines.append(f"{LOST} {FILENAME}: it can be rebuilt only over sound files")
     return lines
 
 
@@ -79,12 +81,10 @@ def _run_again(
     sources: Sequence[str],
 ) -> None:
     """Run the step of a snapshot on its inputs for the files it writes. Raises TamisError when that can't be."""
-    step, inputs = _step(catalog, snapshot, sources), catalog.inputs(snapshot)
-    missing = [each.ref for each in inputs for ref in catalog.files_of(each) if check_file(catalog.store, ref)]
-    if missing:
-        raise TamisError(f"its input {missing[0]} is damaged or has expired")
-    if identify(step, inputs) != snapshot.run:
-        raise TamisError(f"{step.verb} would not read what it read then" + " (see --from)" * (not inputs))
+    inputs = catalog.inputs(snapshot)
+    step = next((each for each in _steps(catalog, snapshot, sources) if identify(each, inputs) == snapshot.run), None)
+    if step is None:
+        raise TamisError("--from does not name the files that it was read from")
     console.started(snapshot.name)
     work = Work(
         name=snapshot.name,
@@ -104,21 +104,25 @@ def _run_again(
             shutil.rmtree(work.folder, ignore_errors=True)
 
 
-def _step(catalog: Catalog, snapshot: Snapshot, sources: Sequence[str]) -> Step:
+def _steps(catalog: Catalog, snapshot: Snapshot, sources: Sequence[str]) -> Iterator[Step]:
+    """The step that made a snapshot; for one that read files, one for all of `sources` and one for each of them."""
     run = catalog.runs[snapshot.run]
     if run.step not in STEPS:
-        raise TamisError(f"{run.step} can't be run again for one file")
+        raise TamisError(f"what a {run.step} wrote can't be written again")
     cls = step_class(run.step)
     settings = {name: value for name, value in run.parameters.items() if name not in ("is", "revision")}
     if run.parameters["revision"] != cls.revision:
         raise TamisError(
             f"{run.step} of revision {run.parameters['revision']} made it, this tamis has revision {cls.revision}"
         )
-    if "paths" in {each.name for each in fields(cls)}:
-        if not sources:
-            raise TamisError("name the files that it was read from with --from")
-        settings["paths"] = tuple(os.path.abspath(each) for each in sources)
-    return make_step(run.step, settings)
+    if "paths" not in {each.name for each in fields(cls)}:
+        yield make_step(run.step, settings)
+        return
+    if not sources:
+        raise TamisError("name the files that it was read from with --from")
+    paths = [os.path.abspath(each) for each in sources]
+    for chosen in ([paths] if len(paths) == 1 else [paths, *([path] for path in paths)]):
+        yield make_step(run.step, {**settings, "paths": tuple(chosen)})
 
 
 def _put_aside(store: Store, ref: FileRef) -> Path | None:
