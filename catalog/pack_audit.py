@@ -38,7 +38,9 @@ def check_packs(catalog: Catalog, sound: Sequence[Snapshot]) -> PacksChecked:
             continue
         missing = _missing(catalog, packs, source)
         if missing:
-            problems.append(f"{packs.ref}: {len(missing)} documents of its windows are not in {source.ref}: {missing[0]}")
+            problems.append(
+                f"{packs.ref}: {len(missing)} documents of its windows are not in {source.ref}: {missing[0]}"
+            )
             continue
         sample = _sample(catalog, packs)
         wrong = _wrong(catalog, packs, source, sample)
@@ -87,9 +89,7 @@ def _sample(catalog: Catalog, packs: Snapshot) -> list[tuple[str, np.ndarray]]:
     return [each for each in found if len(each[1])][:SAMPLE]
 
 
-def _wrong(
-    catalog: Catalog, packs: Snapshot, source: Snapshot, sample: Sequence[tuple[str, np.ndarray]]
-) -> list[str]:
+def _wrong(catalog: Catalog, packs: Snapshot, source: Snapshot, sample: Sequence[tuple[str, np.ndarray]]) -> list[str]:
     """The documents of those pieces that are not a run of their document's tokens."""
     tokenizer = BpeTokenizer(catalog.store.local(packs.artifact("tokenizer")))
     wanted = pa.array({name for name, _ in sample}, pa.string())

@@ -236,7 +236,9 @@ def check_finished(catalog: Catalog) -> None:
     """Raise TamisError while live snapshots may hold documents that were taken down."""
     if catalog.pending:
         number = catalog.pending[0].number
-        raise TamisError(f"takedown {number} is not finished, snapshots may hold its text: run `tamis takedown --finish`")
+        raise TamisError(
+            f"takedown {number} is not finished, snapshots may hold its text: run `tamis takedown --finish`"
+        )
 
 
 def begin(

@@ -14,9 +14,7 @@ UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 LISTED = 20
 
 
-def gc_command(
-    catalog: Catalog, *, keep: int | None, expire: Sequence[str], grace: str, dry_run: bool
-) -> list[str]:
+def gc_command(catalog: Catalog, *, keep: int | None, expire: Sequence[str], grace: str, dry_run: bool) -> list[str]:
     """Expire what `keep` and `expire` ask for, delete what nothing refers to, and say so; only say so when dry."""
     seconds = duration(grace)
     expiring = {_version(catalog, reference) for reference in expire}
@@ -34,7 +32,9 @@ def gc_command(
     lines += _group(found.orphans, f"files that no snapshot ever named {verb}")
     lines += _group(found.work, f"folders of unfinished work {verb}")
     listed = [*found.work, *found.known, *found.orphans] if dry_run else []
-    lines += [f"  {path}" for path in listed[:LISTED]] + ([f"  and {len(listed) - LISTED} more"] * (len(listed) > LISTED))
+    lines += [f"  {path}" for path in listed[:LISTED]] + (
+        [f"  and {len(listed) - LISTED} more"] * (len(listed) > LISTED)
+    )
     return lines or [f"nothing to delete that is older than {grace}"]
 
 

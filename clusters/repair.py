@@ -55,7 +55,9 @@ def repair(
                 del left[ref.path]
                 lines.append(f"{REBUILT} {ref.path}: {catalog.runs[snapshot.run].step} of {snapshot.ref} ran again")
             elif _made_first(catalog, owners, ref) == snapshot:
-                affected = ", ".join(each.ref for each in owners if catalog.is_live(each) and ref in catalog.files_of(each))
+                affected = ", ".join(
+                    each.ref for each in owners if catalog.is_live(each) and ref in catalog.files_of(each)
+                )
                 lines.append(f"{LOST} {ref.path}: {reason}; it is part of {affected}")
     lines += [f"{LOST} {ref.path}: the record of a takedown" for ref in catalog.records() if ref.path in left]
     if not left:
@@ -121,7 +123,7 @@ def _steps(catalog: Catalog, snapshot: Snapshot, sources: Sequence[str]) -> Iter
     if not sources:
         raise TamisError("name the files that it was read from with --from")
     paths = [os.path.abspath(each) for each in sources]
-    for chosen in ([paths] if len(paths) == 1 else [paths, *([path] for path in paths)]):
+    for chosen in [paths] if len(paths) == 1 else [paths, *([path] for path in paths)]:
         yield make_step(run.step, {**settings, "paths": tuple(chosen)})
 
 

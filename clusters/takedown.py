@@ -157,9 +157,7 @@ def exposures_of(catalog: Catalog, rows: Mapping[str, np.ndarray]) -> list[Expos
             if len(held):
                 saw = seen(catalog.store, source, model, catalog.runs[model.run], held)
                 mine.append(
-                    Exposure(
-                        model=model.ref, packs=source.ref, rows=len(held), samples=saw.samples, first=saw.first
-                    )
+                    Exposure(model=model.ref, packs=source.ref, rows=len(held), samples=saw.samples, first=saw.first)
                 )
         found[model.ref] = mine
     return [each for mine in found.values() for each in mine]

@@ -21,7 +21,10 @@ def verify_command(
     from dataops.executors import executor
 
     chosen = executor("local", workers=workers, num_bytes=0, trains=False)
-    lines += ["repair", *(f"  {line}" for line in repair(catalog, found, executor=chosen, console=Console(), sources=sources))]
+    lines += [
+        "repair",
+        *(f"  {line}" for line in repair(catalog, found, executor=chosen, console=Console(), sources=sources)),
+    ]
     again = verify(catalog, workers=workers)
     return [*lines, *report(again)], not again.problems
 

@@ -83,7 +83,9 @@ def rewrite(work: Work) -> Rewritten:
     shards = {
         path: receipt for path, receipt in zip(sorted(families), work.stage("shards", _shard, tasks), strict=True)
     }
-    packs = {s.tables["pack"].path: s.tables["pack"] for each in live for s in each.contents.shards if "pack" in s.tables}
+    packs = {
+        s.tables["pack"].path: s.tables["pack"] for each in live for s in each.contents.shards if "pack" in s.tables
+    }
     tasks = [{"pack": packs[path], "found": found} for path in sorted(packs)]
     masked = dict(zip(sorted(packs), work.stage("packs", _pack, tasks, unit="rows"), strict=True))
 
