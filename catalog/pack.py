@@ -11,8 +11,8 @@ piece of one document; nothing is predicted across a segment boundary and attent
     documents   list<fixed_size_binary[16]>, the document of each segment
 
 A segment whose document is sixteen zero bytes holds nothing but the end-of-text token and carries no loss: the unused
-tail of the last row of a cell, and what was taken down (`mask`; rows, lengths and offsets stay). Schema metadata (JSON under b"tamis"): context, vocab_size, end_of_text,
-tokenizer (sha256 of its file).
+tail of the last row of a cell, and what was taken down (`mask`; rows, lengths and offsets stay). Schema metadata (JSON
+under b"tamis"): context, vocab_size, end_of_text, tokenizer (sha256 of its file).
 """
 
 from __future__ import annotations

@@ -164,7 +164,7 @@ def exposures_of(catalog: Catalog, rows: Mapping[str, np.ndarray]) -> list[Expos
 
 
 def rows_that_hold(catalog: Catalog, named: pa.Table) -> dict[str, np.ndarray]:
-    """Rows of every live packs snapshot that hold one of these texts (NAMED), by reference; those with none left out."""
+    """Rows of live packs snapshots that hold one of these texts (NAMED), by reference; those with none left out."""
     contents = named["content"].unique().to_pylist()
     same = "SELECT DISTINCT id FROM documents_parquet WHERE content IN (SELECT unnest(?::VARCHAR[]))"
     ids = sql(catalog, same, [contents])["id"].to_pylist()

@@ -80,7 +80,7 @@ def _list(layers: tuple[str, ...]) -> str:
 
 
 def _only(store: Store, shard: Shard, tables: Sequence[str], layers: Sequence[str]) -> Shard:
-    """The shard with what lasts and `tables`, and what is live by `layers`; nothing was taken down unless it says so."""
+    """The shard with what lasts and `tables`, and what is live by `layers`; nothing was taken down unless it says."""
     kept = {name: ref for name, ref in shard.tables.items() if name in (*KEPT_TABLES, *tables, *layers)}
     if RULE in layers and RULE not in kept:
         documents = read_table(store, shard.tables["documents"], ["row", "id"])

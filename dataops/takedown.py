@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +23,7 @@ from catalog.catalog import HOLD_TEXT, Catalog
 from catalog.fingerprint import fingerprint
 from catalog.pack import held_segments, mask
 from catalog.query import sql
-from catalog.run import Executor, Listener, Receipt, Task, Work, as_json, code_version, file_ref, ignore
+from catalog.run import Executor, Listener, Receipt, Task, Work, as_json, file_ref, ignore
 from catalog.snapshot import Contents, Shard, Snapshot
 from catalog.store import FileRef, Store
 from catalog.tables import read_table, write_table
@@ -80,9 +79,7 @@ def rewrite(work: Work) -> Rewritten:
         {"family": families[path], "gone": touched[path], "layered": path in layered, **settings}
         for path in sorted(families)
     ]
-    shards = {
-        path: receipt for path, receipt in zip(sorted(families), work.stage("shards", _shard, tasks), strict=True)
-    }
+    shards = dict(zip(sorted(families), work.stage("shards", _shard, tasks), strict=True))
     packs = {
         s.tables["pack"].path: s.tables["pack"] for each in live for s in each.contents.shards if "pack" in s.tables
     }

@@ -1,4 +1,4 @@
-"""What a finished training run has seen, by replaying its order: sample g is a pure function of packs, weights and seed.
+"""What a finished training run has seen, by replaying its order: sample g is a function of packs, weights and seed.
 
 Cost: some 10 million samples a second; the packs' tokens are not read.
 """
