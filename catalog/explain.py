@@ -40,6 +40,7 @@ def explain(catalog: Catalog, document: str) -> str:
     for each in decisions:
         if each["kept_id"]:
             lines += ["", f"kept instead: {each['kept_id']}", *_difference(catalog, name, each["kept_id"])]
+    lines += _taken_down(catalog, name)
     lines += _contamination(catalog, name)
     lines += _in_favour(catalog, name)
     lines += _placed(catalog, name)
@@ -80,6 +81,8 @@ def _difference(catalog: Catalog, dropped: str, kept: str) -> list[str]:
     """What differs, word by word: [-only in the dropped-] {+only in the kept+}, with some words around."""
     old = _text(catalog, dropped).split()[:5000]
     new = _text(catalog, kept).split()[:5000]
+    if not old or not new:
+        return ["  the text of one of them was taken down"]
     if old == new:
         return ["  word for word the same"]
     parts: list[str] = []
@@ -99,6 +102,25 @@ def _difference(catalog: Catalog, dropped: str, kept: str) -> list[str]:
     return [
         "  difference, [-only here-] {+only in the kept one+}:",
         "  " + " ".join(shown) + (" …" if len(parts) > len(shown) else ""),
+    ]
+
+
+def _taken_down(catalog: Catalog, name: str) -> list[str]:
+    """The takedown of its text, whichever document was named."""
+    found = sql(
+        catalog,
+        f"""SELECT DISTINCT t.takedown, t.time, t.reason, t.models FROM takedowns t
+        JOIN taken_down n ON n.takedown = t.takedown JOIN documents_parquet d ON d.content = n.content
+        WHERE d.id = '{name}' ORDER BY t.takedown""",
+    ).to_pylist()
+    return [
+        line
+        for row in found
+        for line in (
+            "",
+            f"taken down by takedown {row['takedown']} on {row['time']:%Y-%m-%d}: {row['reason']}",
+            f"  models that may have seen it: {', '.join(row['models']) or 'none'}",
+        )
     ]
 
 
@@ -151,7 +173,7 @@ def _packed(catalog: Catalog, name: str) -> list[str]:
     """The packs that hold the document, and the models trained from them."""
     wanted = pa.scalar(bytes.fromhex(name), pa.binary(16))
     lines = []
-    for snapshot in catalog.all_snapshots():
+    for snapshot in catalog.live():
         if snapshot.contents.kind != "packs":
             continue
         rows = 0

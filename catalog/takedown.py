@@ -99,15 +99,15 @@ def suppressed_contents(store: Store, suppressed: Sequence[FileRef]) -> pa.Chunk
     return contents.drop_null()
 
 
-def suppressed(store: Store, documents: pa.Table, tables: Sequence[FileRef]) -> tuple[pa.Table, np.ndarray]:
-    """`documents` without the texts in `tables` (NAMED, of takedowns 1, 2, ...), and the takedown of each row, 0: none.
+def suppressed_by(store: Store, documents: pa.Table, tables: Sequence[FileRef]) -> np.ndarray:
+    """The takedown of each of these documents (content, n_chars) that still has its text, 0: none. int32, one a row.
 
-    int32, one entry a row.
+    tables: the texts (NAMED) of takedowns 1, 2, ...
     """
     gone = np.zeros(documents.num_rows, np.int32)
     for number, ref in reversed(list(enumerate(tables, 1))):
         gone[held(documents, suppressed_contents(store, [ref]))] = number
-    return (blanked(documents, np.flatnonzero(gone)) if gone.any() else documents), gone
+    return gone
 
 
 def held(documents: pa.Table, contents: pa.ChunkedArray) -> np.ndarray:

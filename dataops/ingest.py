@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
+import numpy as np
 import pyarrow as pa
 
 from catalog import schema
@@ -22,7 +23,7 @@ from catalog.run import Receipt, Task, Work, as_json, file_ref
 from catalog.snapshot import Contents, Shard, Snapshot
 from catalog.store import Store
 from catalog.tables import write_table
-from catalog.takedown import RULE, decided, suppressed
+from catalog.takedown import RULE, blanked, decided, suppressed_by
 from dataops.input_check import check
 from dataops.inputs import Input, discover, shard_size, slices
 from dataops.kernels.hashing import content_hash, document_ids, h64, to_hex
@@ -117,7 +118,9 @@ def _read(store: Store, task: Task) -> Receipt:
         changed += text != item.text
         records.append(item)
         texts.append(text)
-    documents, taken = suppressed(store, documents_table(records, texts), task["suppressed"])
+    documents = documents_table(records, texts)
+    taken = suppressed_by(store, documents, task["suppressed"])
+    documents = blanked(documents, np.flatnonzero(taken)) if taken.any() else documents
     quarantine = pa.table(
         {name: [getattr(each, name) for each in refused] for name in schema.QUARANTINE.names}, schema=schema.QUARANTINE
     )

@@ -22,12 +22,11 @@ import pyarrow.parquet as pq
 from catalog.catalog import HOLD_TEXT, Catalog
 from catalog.fingerprint import fingerprint
 from catalog.pack import held_segments, mask
-from catalog.query import sql
 from catalog.run import Executor, Listener, Receipt, Task, Work, as_json, file_ref, ignore
 from catalog.snapshot import Contents, Shard, Snapshot
 from catalog.store import FileRef, Store
 from catalog.tables import read_table, write_table
-from catalog.takedown import FOUND, RULE, blanked, decided
+from catalog.takedown import FOUND, RULE, blanked, decided, suppressed_by
 from dataops.kernels.ngrams import contained_ngrams, shingles
 
 WORDS = 5  # a run of that many words is a quotation
@@ -62,10 +61,11 @@ def rewrite(work: Work) -> Rewritten:
     """Rewrite every live snapshot that holds a document that was taken down. Nothing is committed."""
     catalog, store = work.catalog, work.store
     live = [each for each in catalog.live() if each.contents.kind in HOLD_TEXT]
-    gone = _gone(catalog)
-    found = write_table(store, gone.select(FOUND.names).group_by(FOUND.names).aggregate([]).sort_by("id").cast(FOUND))
     families = _families(each for each in live if each.contents.kind == "documents")
-    touched = {path: _rows(gone, store.url(path)) for path in families}
+    tasks = [{"documents": families[path].documents, "suppressed": catalog.suppressed} for path in sorted(families)]
+    looked = dict(zip(sorted(families), work.stage("look", _look, tasks), strict=True))
+    touched = {path: dict(zip(each["rows"], each["takedown"], strict=True)) for path, each in looked.items()}
+    found = _found(store, looked.values())
     affected = {path for path, rows in touched.items() if rows}
     changed = [each for each in live if any(_documents(shard) in affected for shard in each.contents.shards)]
     layered = {_documents(shard) for each in changed for shard in each.contents.shards}
@@ -98,25 +98,26 @@ def rewrite(work: Work) -> Rewritten:
     )
 
 
-def _gone(catalog: Catalog) -> pa.Table:
-    """file, row, id, content and takedown of every document that still has a text that was taken down."""
-    named = " UNION ALL ".join(
-        f"SELECT {each.number} AS takedown, content FROM read_parquet('{catalog.store.url(each.named.path)}')"
-        for each in catalog.takedowns
-    )
-    found = sql(
-        catalog,
-        f"""SELECT d.file, d.row, d.id, d.content, min(n.takedown)::INTEGER AS takedown
-        FROM documents_parquet d JOIN ({named}) n ON n.content = d.content WHERE d.n_chars > 0
-        GROUP BY ALL ORDER BY d.file, d.row""",
-    )
-    return found.combine_chunks()
+def _look(store: Store, task: Task) -> Receipt:
+    """The documents of one file that still have a text that was taken down: rows, takedown, id and content of each."""
+    table = read_table(store, task["documents"], ["content", "n_chars"])
+    number = suppressed_by(store, table, task["suppressed"])
+    rows = np.flatnonzero(number)
+    named = read_table(store, task["documents"], ["id", "content"]).take(rows) if len(rows) else FOUND.empty_table()
+    return {
+        "rows": rows.tolist(),
+        "takedown": number[rows].tolist(),
+        "id": named["id"].to_pylist(),
+        "content": named["content"].to_pylist(),
+        "documents": table.num_rows,
+    }
 
 
-def _rows(gone: pa.Table, file: str) -> dict[int, int]:
-    """Row -> takedown of the documents of one file."""
-    mine = gone.filter(pc.equal(gone["file"], file))
-    return dict(zip(mine["row"].to_pylist(), mine["takedown"].to_pylist(), strict=True))
+def _found(store: Store, looked: Iterable[Receipt]) -> FileRef:
+    """FOUND of all files: a document that lies in several once."""
+    tables = [pa.table([each[name] for name in FOUND.names], FOUND.names).cast(FOUND) for each in looked]
+    rows = pa.concat_tables([FOUND.empty_table(), *tables]).group_by(FOUND.names, use_threads=False).aggregate([])
+    return write_table(store, rows.sort_by("id").cast(FOUND))
 
 
 def _documents(shard: Shard) -> str:

@@ -5,9 +5,12 @@ import pytest
 from catalog.audit import verify
 from catalog.catalog import Catalog
 from catalog.errors import CorruptStore
+from catalog.projection import publish
+from catalog.query import sql
 from catalog.run import run
 from catalog.snapshot import Contents, Shard
 from catalog.store import Store
+from catalog.suppression import commit_rewrite, suppress
 from catalog.tables import write_table
 from tests.catalog.planted import Inline, Sprout, Thin, a_run, decisions, documents
 
@@ -30,6 +33,52 @@ def test_a_sound_store_has_no_problem_and_everything_is_counted(catalog):
     sizes = [path.stat().st_size for path in catalog.store.here.glob("data/*/*")]
     assert (found.commits, found.snapshots, found.files) == (2, 2, len(sizes))
     assert (found.bytes, found.problems) == (sum(sizes), ())
+    assert (found.orphans, found.damaged) == (0, ())
+
+
+def test_files_that_no_commit_names_are_counted_and_are_no_problem(catalog):
+    orphan = write_table(catalog.store, documents(900, 2))
+    found = verify(catalog)
+    assert (found.orphans, found.orphan_bytes, found.problems) == (1, orphan.bytes, ())
+
+
+def test_a_damaged_file_does_not_hide_what_is_wrong_elsewhere(catalog):
+    ref, path = a_file(catalog)
+    path.unlink()
+    short = {"documents": write_table(catalog.store, documents(700, 4))}
+    catalog.commit("wrong", Contents(kind="documents", shards=(Shard(rows=3, tables=short),)), a_run())
+    found = verify(catalog)
+    assert found.problems == (f"{ref.path}: missing", "wrong@1 shard 0: 4 live documents, the log counted 3")
+    assert found.damaged == (ref,)
+
+
+def test_decisions_that_leave_documents_out_are_found(catalog):
+    store = catalog.store
+    tables = {"documents": write_table(store, documents(0, 4)), "thin": write_table(store, decisions(0, [0], range(3)))}
+    contents = Contents(kind="documents", shards=(Shard(rows=1, tables=tables),), layers=("thin",))
+    catalog.commit("wrong", contents, a_run())
+    assert verify(catalog).problems == ("wrong@1 shard 0: 3 thin decisions on 4 documents",)
+
+
+def test_a_projection_cut_short_is_found(catalog):
+    path = publish(catalog)
+    assert verify(catalog).problems == ()
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert verify(catalog).problems == (
+        "catalog.duckdb: can't be read in full; the next command rebuilds it from the log",
+    )
+
+
+def test_what_was_taken_down_and_lies_in_a_live_shard_is_found(catalog):
+    named = sql(catalog, "SELECT id, content FROM documents_parquet WHERE row = 0 ORDER BY id LIMIT 1")
+    suppress(catalog, named, reason="test")
+    assert verify(catalog).problems == ("takedown 1 is not finished: run `tamis takedown --finish`",)
+    considered = {each.ref for each in catalog.live()}
+    nothing = {"expired": (), "exposures": (), "found": write_table(catalog.store, named), "considered": considered}
+    commit_rewrite(catalog, {}, run=a_run("a" * 64), takedowns=[1], **nothing)
+    found = verify(catalog).problems
+    assert found[0] == "raw@1 shard 0: holds 1 texts that were taken down"
+    assert all("taken down" in each for each in found)
 
 
 def test_a_flipped_byte_is_found_and_named(catalog):

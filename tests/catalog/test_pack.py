@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalog.errors import CorruptStore
-from catalog.pack import PADDING, PackFormat, Packs, write_pack
+from catalog.pack import PADDING, PackFormat, Packs, held_segments, mask, write_pack
 
 
 def pack_format(context: int = 4, vocab_size: int = 50) -> PackFormat:
@@ -114,3 +114,31 @@ def test_packs_of_two_formats_are_not_mixed(tmp_path):
     write(tmp_path / "two", (pack_format(vocab_size=60), *rest))
     with pytest.raises(CorruptStore, match=r"vocab_size=60.*vocab_size=50"):
         Packs([tmp_path / "one", tmp_path / "two"])
+
+
+@given(packed(), st.integers(0, 1000))
+@settings(max_examples=60, deadline=None)
+def test_a_masked_document_becomes_padding_and_nothing_else_changes(tmp_path_factory, parts, choice):
+    form, _, cells, starts, documents = parts
+    folder = tmp_path_factory.mktemp("packs")
+    write(folder / "before", parts)
+    names = sorted({each for row in documents for each in row if each != PADDING})
+    gone = {names[choice % len(names)]} if names else set()
+    mask(folder / "before", folder / "after", [each.hex() for each in gone])
+    before, after, every = Packs([folder / "before"]), Packs([folder / "after"]), np.arange(len(cells))
+    held = [row for row in every if gone & set(documents[row])]
+    assert sorted(set(held_segments(folder / "before", [each.hex() for each in gone])[1].tolist())) == held
+    assert (after.format, len(after)) == (before.format, len(before))
+    assert np.array_equal(after.rows_per_cell, before.rows_per_cell)
+    hidden = np.zeros((len(cells), form.context), bool)
+    for row in every:
+        for begin, end, name in zip(starts[row], [*starts[row][1:], form.context], documents[row], strict=True):
+            hidden[row, begin:end] = name in gone
+    tokens = before.tokens(every)
+    assert np.array_equal(after.tokens(every), np.where(hidden, form.end_of_text, tokens))
+    assert np.array_equal(after.segments(every), np.where(hidden, -1, before.segments(every)))
+    assert [after.documents(row) for row in every] == [
+        [each.hex() for each in documents[row] if each != PADDING and each not in gone] for row in every
+    ]
+    mask(folder / "before", folder / "again", [each.hex() for each in gone])
+    assert (folder / "again").read_bytes() == (folder / "after").read_bytes()
