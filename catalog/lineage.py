@@ -63,16 +63,18 @@ def waterfall(catalog: Catalog, snapshot: Snapshot) -> list[Loss]:
     if not layers:
         raise UsageError(f"{snapshot.ref} went through no deciding step, so there is nothing to show")
     texts = _texts(snapshot)
-    refs = [each.ref for each in ancestors(catalog, snapshot) if _texts(each) == texts]
-    names = ", ".join(f"'{ref}'" for ref in refs)
+    behind = [each for each in ancestors(catalog, snapshot) if _texts(each) == texts]
+    names = ", ".join(f"'{each.ref}'" for each in behind)
     rows = sql(
         catalog,
-        f"""SELECT snapshot, coalesce(rule, '') AS rule, count(*) AS documents, sum(n_tokens) AS tokens
-        FROM decisions WHERE snapshot IN ({names}) GROUP BY ALL ORDER BY ALL""",
+        f"""SELECT l.snapshot, l.layer, coalesce(k.rule, '') AS rule, count(*) AS documents, sum(t.n_tokens) AS tokens
+        FROM layer_rows l JOIN decisions_parquet k ON k.file = l.file
+        LEFT JOIN tokens_parquet t ON t.file = l.tokens AND t.row = k.row
+        WHERE l.snapshot IN ({names}) GROUP BY ALL ORDER BY ALL""",
     ).to_pylist()
     losses = []
-    for ref in dict.fromkeys(ref for ref in refs if any(row["snapshot"] == ref for row in rows)):
-        mine = [row for row in rows if row["snapshot"] == ref]
+    for ref, layer in ((each.ref, layer) for each in behind for layer in each.contents.layers):
+        mine = [row for row in rows if (row["snapshot"], row["layer"]) == (ref, layer)]
         documents = sum(row["documents"] for row in mine)
         tokens = None if any(row["tokens"] is None for row in mine) else sum(row["tokens"] for row in mine)
         for row in sorted(mine, key=lambda row: (-row["documents"], row["rule"])):

@@ -6,6 +6,7 @@ import ast
 import re
 import runpy
 import shlex
+import shutil
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -134,6 +135,20 @@ def test_documented_commands_run(store: Path, line: str, monkeypatch: pytest.Mon
     dropped = sql(Catalog.open(store), "SELECT min(id) AS id FROM decisions WHERE rule = 'near-duplicate'")["id"][0]
     words = [re.sub(r"^[0-9a-f]{8,32}$", dropped.as_py()[:12], word) for word in words_of(line)]
     assert invoke(*words, TAMIS_STORE=str(store)) or words[0] in ("step", "ingest")
+
+
+def test_the_takedown_page_runs_from_command_to_proof(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(store, tmp_path / "store")
+    monkeypatch.chdir(tmp_path)
+    lines = [line for body, _ in blocks(TEXTS["docs/takedown.md"], "console") for line in _shown(body)]
+    printed = [invoke(*words_of(line), TAMIS_STORE=str(tmp_path / "store")) for line in lines]
+    shown = [body for body, _ in blocks(TEXTS["docs/takedown.md"], "text")]
+    dry, before = printed[0].splitlines(), shown[0].splitlines()
+    assert (dry[0], dry[2:]) == (before[0], before[2:]), "line 1 lists snapshots, some of other tests"
+    assert "deleted" in printed[3]
+    assert printed[-1] == shown[-1], "nothing is left"
 
 
 def test_the_example_recipe_is_what_print_recipe_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
