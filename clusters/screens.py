@@ -74,7 +74,9 @@ def show_screen(catalog: Catalog, reference: str) -> str:
             f"{s['seconds']:>7.2f} s"
             for s in run.stages
         ]
-    if snapshot.contents.layers:
+    if not catalog.is_live(snapshot):
+        lines.append("expired: this is its record, its files are kept no longer")
+    elif snapshot.contents.layers:
         lines += ["waterfall", waterfall_table(waterfall(catalog, snapshot))]
     if snapshot.contents.artifacts:
         lines += ["files", *_aligned({name: ref.path for name, ref in snapshot.contents.artifacts.items()})]

@@ -394,3 +394,38 @@ def test_a_run_whose_input_was_taken_down_meanwhile_commits_no_text(folder: Path
 def test_nothing_pending_is_nothing_to_finish(made: Path) -> None:
     assert "nothing to do" in invoke("takedown", "--finish", "--store", str(made / "store"))
     assert finish(Catalog.open(made / "store"), HERE, Console(quiet=True)) is None
+
+
+def test_duplicates_are_decided_again_and_documents_added_after_a_takedown(folder: Path) -> None:
+    store, catalog = str(folder / "store"), Catalog.open(folder / "store")
+    document, kept = (
+        secret(catalog),
+        sql(catalog, "SELECT id FROM documents_parquet WHERE source_id = 'kept'")["id"][0].as_py(),
+    )
+    take_down(folder, named=document["id"])  # in `more`, not in the pool
+    invoke("dedup", "more", "--against", "pool-dedup", "--into", "grown", "--executor", "local", "--store", store)
+    grown = catalog.refresh().snapshot("grown")
+    assert (grown.contents.layers[0], grown.contents.rows) == (
+        "takedown",
+        catalog.snapshot("pool-dedup").contents.rows + 1,
+    )
+    take_down(folder, named=kept)  # in the pool; `near` was dropped in its favour
+    decided = catalog.refresh().snapshot("pool-dedup")
+    assert decided.contents.layers == ("takedown", "exact", "near-duplicate")
+    invoke("dedup", "pool-dedup", "--into", "again", "--executor", "local", "--store", store)
+    again = _live_ids(catalog, catalog.refresh().snapshot("again"))
+    near = sql(catalog, "SELECT id FROM documents_parquet WHERE source_id = 'near'")["id"][0].as_py()
+    assert near not in _live_ids(catalog, decided), "a rewrite takes no decision"
+    assert near in again, "nothing that is left resembles it"
+    assert kept not in again
+    assert catalog.computed_by(decided).step == "fuzzy-dedup"
+    assert verify(catalog).problems == ()
+
+
+def test_explain_tells_of_the_takedown(folder: Path) -> None:
+    document = secret(Catalog.open(folder / "store"))
+    take_down(folder, named=document["id"])
+    printed = invoke("explain", document["id"], "--store", str(folder / "store"))
+    assert "dropped by takedown: takedown 1" in printed
+    assert "the author asked" in printed
+    assert "models that may have seen it: base@1, tuned@1" in printed
