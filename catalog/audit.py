@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from catalog.catalog import Catalog
@@ -21,7 +22,7 @@ from catalog.projection import FILENAME, is_whole
 from catalog.snapshot import Shard
 from catalog.store import FileRef, Store
 from catalog.tables import read_table
-from catalog.takedown import held, suppressed_contents
+from catalog.takedown import suppressed_by
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +120,6 @@ def _check_takedowns(catalog: Catalog) -> list[str]:
     problems = [f"takedown {each.number} is not finished: run `tamis takedown --finish`" for each in catalog.pending]
     if not catalog.takedowns or problems:
         return problems
-    contents = suppressed_contents(catalog.store, catalog.suppressed)
     seen = set()
     for snapshot in catalog.live():
         for number, shard in enumerate(snapshot.contents.shards):
@@ -127,7 +127,8 @@ def _check_takedowns(catalog: Catalog) -> list[str]:
             if ref is None or ref.path in seen:
                 continue
             seen.add(ref.path)
-            count = len(held(read_table(catalog.store, ref, ["content", "n_chars"]), contents))
+            table = read_table(catalog.store, ref, ["content", "n_chars"])
+            count = np.count_nonzero(suppressed_by(catalog.store, table, catalog.suppressed))
             if count:
                 problems.append(f"{snapshot.ref} shard {number}: holds {count} texts that were taken down")
     return problems

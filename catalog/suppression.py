@@ -27,7 +27,7 @@ from catalog.takedown import (
     Takedown,
     rewrite_action,
     rewrite_from_action,
-    suppressed_contents,
+    suppressed_texts,
     takedown_action,
     takedown_from_action,
 )
@@ -57,7 +57,7 @@ def select(catalog: Catalog, *, ids: Sequence[str], where: str) -> Selection:
     found = pa.concat_tables(parts).group_by(["id", "content"]).aggregate([]).select(NAMED.names)
     if not found.num_rows:
         raise UnknownReference(f"no document meets {where!r}: `tamis sql` shows what there is in `documents`")
-    known = pc.is_in(found["content"], value_set=suppressed_contents(catalog.store, catalog.suppressed))
+    known = pc.is_in(found["content"], value_set=suppressed_texts(catalog.store, catalog.suppressed)[0])
     named = found.filter(pc.invert(known)).sort_by([("id", "ascending")]).cast(NAMED)
     return Selection(named=named, before=found.num_rows - named.num_rows)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -92,37 +93,30 @@ def rewrite_from_action(body: Mapping[str, Any], *, time: float) -> Rewrite:
     )
 
 
-def suppressed_contents(store: Store, suppressed: Sequence[FileRef]) -> pa.ChunkedArray:
-    """The content hashes in tables of NAMED; a document that was named by its id alone has none."""
-    tables = [read_table(store, ref, ["content"]) for ref in suppressed]
-    contents = pa.concat_tables(tables)["content"] if tables else pa.chunked_array([], pa.string())
-    return contents.drop_null()
+@lru_cache(maxsize=4)
+def suppressed_texts(store: Store, suppressed: tuple[FileRef, ...]) -> tuple[pa.Array, np.ndarray]:
+    """Content hashes of all texts in tables of NAMED (of takedowns 1, 2, ...), and the first takedown of each."""
+    tables = [read_table(store, ref, ["content"])["content"].unique() for ref in suppressed]
+    contents = pa.concat_arrays([pa.array([], pa.string()), *tables])
+    numbers = np.repeat(np.arange(1, len(tables) + 1, dtype=np.int32), [len(each) for each in tables])
+    first = np.unique(pc.index_in(contents, value_set=contents.unique()).to_numpy(), return_index=True)[1]
+    return contents.take(pa.array(first)), numbers[first]
 
 
-def suppressed_by(store: Store, documents: pa.Table, tables: Sequence[FileRef]) -> np.ndarray:
-    """The takedown of each of these documents (content, n_chars) that still has its text, 0: none. int32, one a row.
-
-    tables: the texts (NAMED) of takedowns 1, 2, ...
-    """
-    gone = np.zeros(documents.num_rows, np.int32)
-    for number, ref in reversed(list(enumerate(tables, 1))):
-        gone[held(documents, suppressed_contents(store, [ref]))] = number
-    return gone
-
-
-def held(documents: pa.Table, contents: pa.ChunkedArray) -> np.ndarray:
-    """Positions of the documents (content, n_chars) that still have one of these texts."""
-    there = pc.and_(pc.is_in(documents["content"], value_set=contents), pc.greater(documents["n_chars"], 0))
-    return np.flatnonzero(there.to_numpy())
+def suppressed_by(store: Store, documents: pa.Table, suppressed: Sequence[FileRef]) -> np.ndarray:
+    """The takedown of each of these documents (content, n_chars) that still has its text, 0: none. int32, one a row."""
+    contents, numbers = suppressed_texts(store, tuple(suppressed))
+    at = pc.index_in(documents["content"], value_set=contents)
+    there = pc.and_(pc.is_valid(at), pc.greater(documents["n_chars"], 0)).to_numpy()
+    return np.where(there, np.append(numbers, 0)[pc.fill_null(at, -1).to_numpy()], 0).astype(np.int32)
 
 
 def holds_suppressed(store: Store, contents: Contents, suppressed: Sequence[FileRef]) -> bool:
     """Whether a document of these contents has a text that was taken down."""
     if not suppressed or contents.kind != "documents":
         return False
-    gone = suppressed_contents(store, suppressed)
     tables = (read_table(store, shard.tables["documents"], ["content", "n_chars"]) for shard in contents.shards)
-    return any(len(held(table, gone)) > 0 for table in tables)
+    return any(suppressed_by(store, table, suppressed).any() for table in tables)
 
 
 def blanked(documents: pa.Table, positions: np.ndarray) -> pa.Table:

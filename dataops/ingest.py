@@ -9,7 +9,6 @@ A text that was taken down is not stored again: its row is empty and a decision 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -22,7 +21,7 @@ from catalog.fingerprint import sha256_file
 from catalog.run import Receipt, Task, Work, as_json, file_ref
 from catalog.snapshot import Contents, Shard, Snapshot
 from catalog.store import Store
-from catalog.tables import write_table
+from catalog.tables import read_table, write_table
 from catalog.takedown import RULE, blanked, decided, suppressed_by
 from dataops.input_check import check
 from dataops.inputs import Input, discover, shard_size, slices
@@ -79,9 +78,19 @@ class Ingest:
         settings = {"options": self.options, "suppressed": work.catalog.suppressed}
         pieces = slices(found, target_bytes=shard_size(found, at_most=self.shard_bytes))
         receipts = work.stage("read", _read, [{"slice": each, **settings} for each in pieces])
-        taken = sum(receipt["taken_down"] for receipt in receipts)
-        layers = (RULE,) if taken else ()
-        shards = tuple(_shard(receipt, layers) for receipt in receipts)
+        taken = sum(len(receipt["taken_down"]) for receipt in receipts)
+        if taken:  # then every shard says so
+            tasks = [{"tables": receipt["tables"], "taken_down": receipt["taken_down"]} for receipt in receipts]
+            receipts = [
+                {**one, **more} for one, more in zip(receipts, work.stage("decide", _decide, tasks), strict=True)
+            ]
+        shards = tuple(
+            Shard(
+                rows=receipt["documents"] - len(receipt["taken_down"]),
+                tables={name: file_ref(ref) for name, ref in receipt["tables"].items()},
+            )
+            for receipt in receipts
+        )
         quarantined: dict[str, int] = {}
         for receipt in receipts:
             for reason, count in receipt["quarantined"].items():
@@ -93,12 +102,8 @@ class Ingest:
             "quarantined": dict(sorted(quarantined.items())),
             **({"taken_down": taken} if taken else {}),
         }
+        layers = (RULE,) if taken else ()
         return Contents(kind="documents", shards=shards, layers=layers, summary=summary)
-
-
-def _shard(receipt: Receipt, layers: Sequence[str]) -> Shard:
-    tables = {name: file_ref(ref) for name, ref in receipt["tables"].items() if name != RULE or layers}
-    return Shard(rows=receipt["documents"] - receipt["taken_down"], tables=tables)
 
 
 def _read(store: Store, task: Task) -> Receipt:
@@ -125,17 +130,25 @@ def _read(store: Store, task: Task) -> Receipt:
         {name: [getattr(each, name) for each in refused] for name in schema.QUARANTINE.names}, schema=schema.QUARANTINE
     )
     tables = {"documents": write_table(store, documents), "quarantine": write_table(store, quarantine)}
-    if task["suppressed"]:
-        tables[RULE] = write_table(store, decided(documents, taken))
     reasons = [each.reason for each in refused]
     return {
         "tables": {name: as_json(ref) for name, ref in tables.items()},
         "documents": len(records),
-        "taken_down": int((taken > 0).sum()),
+        "taken_down": [[row, int(taken[row])] for row in np.flatnonzero(taken).tolist()],
         "bytes": sum(documents["n_bytes"].to_pylist()),
         "changed": changed,
         "quarantined": {reason: reasons.count(reason) for reason in set(reasons)},
     }
+
+
+def _decide(store: Store, task: Task) -> Receipt:
+    """The shard's tables with the decisions on what was taken down."""
+    documents = read_table(store, file_ref(task["tables"]["documents"]), ["row", "id"])
+    taken = np.zeros(documents.num_rows, np.int32)
+    for row, number in task["taken_down"]:
+        taken[row] = number
+    layer = write_table(store, decided(documents, taken))
+    return {"tables": {**task["tables"], RULE: as_json(layer)}, "documents": documents.num_rows}
 
 
 def documents_table(records: list[Record], texts: list[str]) -> pa.Table:
