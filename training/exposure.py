@@ -1,6 +1,6 @@
 """What a finished training run has seen, by replaying its order: sample g is a function of packs, weights and seed.
 
-Cost: some 10 million samples a second; the packs' tokens are not read.
+Cost: 1.7 million samples a second (one core, measured); the packs' tokens are not read.
 """
 
 from __future__ import annotations
