@@ -60,7 +60,7 @@ def collect(catalog: Catalog, *, grace_seconds: float, expiring: Iterable[str] =
     before = time.time() - grace_seconds
     store = catalog.store
     work = {str(folder.relative_to(store.here)): _size(folder) for folder in _abandoned(store, before)}
-    used = _used(catalog.refresh(), set(expiring), skipped=set(work))
+    used = _used(catalog, set(expiring), skipped=set(work))
     names = {ref.path for each in catalog.all_snapshots() for ref in catalog.files_of(each)}
     listed = listing(store)
     old = {path: size for path, (size, changed) in listed.items() if path not in used and changed < before}
@@ -76,7 +76,7 @@ def delete(catalog: Catalog, garbage: Garbage, *, grace_seconds: float) -> Garba
     store, before = catalog.store, time.time() - grace_seconds
     for name in garbage.work:
         _delete_folder(store.here / name)
-    used = _used(catalog.refresh(), set(), skipped=set())
+    used = _used(catalog, set(), skipped=set())
     gone = {
         path
         for path in (*garbage.known, *garbage.orphans)
@@ -92,13 +92,19 @@ def delete(catalog: Catalog, garbage: Garbage, *, grace_seconds: float) -> Garba
 
 
 def _used(catalog: Catalog, expiring: set[str], *, skipped: set[str]) -> set[str]:
-    """Paths that live snapshots, records and unfinished work (but for the folders in `skipped`) refer to."""
-    claimed, used = set(), {ref.path for ref in catalog.records()}
+    """Paths that live snapshots, records and unfinished work (but for the folders in `skipped`) refer to.
+
+    Folders are read before the log: a run commits before its folder goes, so its files are seen in one of them.
+    """
+    claimed: set[str] = set()
+    used: set[str] = set()
     for folder in _work_folders(catalog.store):
         if str(folder.relative_to(catalog.store.here)) not in skipped:
             claimed |= set(_text(folder / CLAIM).split())
-            for receipts in folder.glob("*.receipts.jsonl"):
-                used |= {match[0] for match in CONTENT_NAME.finditer(_text(receipts))}
+            for path, _ in _inside(folder):
+                if path.name.endswith(".receipts.jsonl"):
+                    used |= {match[0] for match in CONTENT_NAME.finditer(_text(path))}
+    used |= {ref.path for ref in catalog.refresh().records()}
     for each in catalog.all_snapshots():
         if each.ref in claimed or (catalog.is_live(each) and each.ref not in expiring):
             used |= {ref.path for ref in catalog.files_of(each)}
@@ -107,18 +113,27 @@ def _used(catalog: Catalog, expiring: set[str], *, skipped: set[str]) -> set[str
 
 def listing(store: Store) -> dict[str, tuple[int, float]]:
     """Size and time of last change of every content-named file, and of what killed writers left beside them."""
-    out = {}
-    for path, details in store.fs.find(store.at("data"), detail=True).items():
-        name = path[path.rindex("/data/") + 1 :]
-        if CONTENT_NAME.fullmatch(name) or UNFINISHED.fullmatch(name):
-            out[name] = (int(details["size"]), _changed(store, path, details))
-    return out
+    out = {name: facts for name, facts in _listed(store) if CONTENT_NAME.fullmatch(name) or UNFINISHED.fullmatch(name)}
+    return dict(sorted(out.items()))
 
 
-def _changed(store: Store, path: str, details: dict[str, object]) -> float:
+def _listed(store: Store) -> Iterator[tuple[str, tuple[int, float]]]:
     if store.is_local:
-        return float(details["mtime"])  # type: ignore[arg-type]
-    return float(store.fs.modified(path).timestamp())
+        for path, facts in _inside(store.here / "data"):
+            yield str(path.relative_to(store.here)), (facts.st_size, facts.st_mtime)
+        return
+    for path, details in store.fs.find(store.at("data"), detail=True).items():
+        changed = store.fs.modified(path).timestamp()
+        yield path[path.rindex("/data/") + 1 :], (int(details["size"]), changed)
+
+
+def _inside(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """The files under a folder, but for those that vanish meanwhile."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                path = Path(parent) / name
+                yield path, path.lstat()
 
 
 def _delete_file(store: Store, path: str, *, before: float) -> bool:
@@ -161,9 +176,10 @@ def _work_folders(store: Store) -> list[Path]:
 def _abandoned(store: Store, before: float) -> Iterator[Path]:
     """Work folders in which nothing changed since a time and whose run holds no lock."""
     for folder in _work_folders(store):
-        newest = max((_mtime(each) for each in (folder, *folder.rglob("*"))), default=0.0)
-        if newest < before and not _locked(folder / "lock"):
-            yield folder
+        with suppress(FileNotFoundError):
+            newest = max([folder.lstat().st_mtime, *(facts.st_mtime for _, facts in _inside(folder))])
+            if newest < before and not _locked(folder / "lock"):
+                yield folder
 
 
 def _locked(path: Path) -> bool:
@@ -186,15 +202,8 @@ def _delete_folder(folder: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _mtime(path: Path) -> float:
-    try:
-        return path.lstat().st_mtime
-    except FileNotFoundError:
-        return 0.0
-
-
 def _size(folder: Path) -> int:
-    return sum(each.lstat().st_size for each in folder.rglob("*") if each.is_file())
+    return sum(facts.st_size for _, facts in _inside(folder))
 
 
 def _text(path: Path) -> str:

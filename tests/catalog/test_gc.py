@@ -17,9 +17,10 @@ from catalog.errors import TamisError, UsageError
 from catalog.lineage import tree
 from catalog.query import sql
 from catalog.run import run
+from catalog.snapshot import Contents, Shard
 from catalog.store import Store
 from catalog.tables import write_table
-from tests.catalog.planted import Inline, Sprout, Thin, documents
+from tests.catalog.planted import Inline, Sprout, Thin, a_run, documents
 
 HOUR = 3600.0
 
@@ -147,6 +148,22 @@ def test_a_file_that_is_renewed_while_it_is_being_deleted_comes_back(
     monkeypatch.setattr(os, "rename", renewed_just_before)
     assert gc.delete(catalog, garbage, grace_seconds=HOUR).orphans == {}
     assert orphan.path in files(catalog)
+
+
+def test_a_run_that_commits_while_gc_looks_is_seen_in_its_folder_or_in_the_log(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orphan = write_table(catalog.store, documents(900, 2))
+    age(catalog)
+
+    def commits_and_removes_its_folder(store: Store) -> list[Path]:
+        contents = Contents(kind="documents", shards=(Shard(rows=2, tables={"documents": orphan}),))
+        Catalog(store).commit("late", contents, a_run())
+        return []
+
+    catalog.refresh()
+    monkeypatch.setattr(gc, "_work_folders", commits_and_removes_its_folder)
+    assert orphan.path in gc._used(catalog, set(), skipped=set())
 
 
 def write_and_expire(root: Path, stop: Path) -> None:
