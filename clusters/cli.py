@@ -314,9 +314,9 @@ def verify(
     ] = None,
     workers: WorkersOption = WORKERS,
 ) -> None:
-    """Re-hash every file of the store and check that its parts agree.
+    """Check every file and count of the store.
 
-    The chain of the log, the counts of every decision, packs against the text of their documents, and what was taken
+    Hashes of all files, the chain of the log, the counts of every decision, packs against the text of their documents, and what was taken
     down. Exit status 1 when something is wrong and was not repaired.
     """
     from clusters.verify import verify_command
@@ -335,9 +335,9 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go.")] = False,
     store: StoreOption = STORE,
 ) -> None:
-    """Delete the files that no live snapshot and no unfinished run refers to.
+    """Delete what nothing refers to any more.
 
-    Versions that expire keep their record: lineage is drawn as before. A grace period that is shorter than what a
+    That is: no live snapshot and no unfinished run. Versions that expire keep their record: lineage is drawn as before. A grace period that is shorter than what a
     running command needs for one task is for stores that nothing else writes to.
     """
     from clusters.gc import gc_command
