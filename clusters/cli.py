@@ -316,8 +316,8 @@ def verify(
 ) -> None:
     """Check every file and count of the store.
 
-    Hashes of all files, the chain of the log, the counts of every decision, packs against the text of their documents, and what was taken
-    down. Exit status 1 when something is wrong and was not repaired.
+    Hashes of all files, the chain of the log, the counts of every decision, packs against the text of their documents,
+    and what was taken down. Exit status 1 when something is wrong and was not repaired.
     """
     from clusters.verify import verify_command
 
@@ -337,8 +337,9 @@ def gc(
 ) -> None:
     """Delete what nothing refers to any more.
 
-    That is: no live snapshot and no unfinished run. Versions that expire keep their record: lineage is drawn as before. A grace period that is shorter than what a
-    running command needs for one task is for stores that nothing else writes to.
+    That is: no live snapshot and no unfinished run. Versions that expire keep their record: lineage is drawn as before.
+    A grace period that is shorter than what a running command needs for one task is for stores that nothing else
+    writes to.
     """
     from clusters.gc import gc_command
 
