@@ -44,8 +44,7 @@ def verify(catalog: Catalog, *, workers: int = 2) -> Verification:
 
 
 def _refs(catalog: Catalog, snapshot: Snapshot) -> list[FileRef]:
-    refs = [ref for shard in snapshot.contents.shards for ref in shard.tables.values()]
-    return [*refs, *snapshot.contents.artifacts.values(), *catalog.runs[snapshot.run].attachments.values()]
+    return [*snapshot.contents.files(), *catalog.runs[snapshot.run].attachments.values()]
 
 
 def _check_file(store: Store, ref: FileRef) -> str | None:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from catalog.errors import ConflictError, UnknownReference, UsageError
 from catalog.log import Action, Commit, Log
+from catalog.manifest import filed
 from catalog.snapshot import (
     NAME,
     Contents,
@@ -23,7 +25,9 @@ from catalog.snapshot import (
     snapshot_action,
     snapshot_from_action,
 )
-from catalog.store import Store
+from catalog.store import FileRef, Store
+
+ATTRIBUTES = ("tokens", "domain")  # found once, they serve every snapshot of the same documents
 
 
 class Catalog:
@@ -34,6 +38,7 @@ class Catalog:
         self.log = Log(store)
         self._folded = 0
         self.snapshots: dict[str, list[Snapshot]] = {}
+        self.history: list[Snapshot] = []  # the same in the order of their commits
         self.runs: dict[str, Run] = {}
         self.refresh()
 
@@ -81,6 +86,18 @@ class Catalog:
         """The snapshots that `snapshot` was made from."""
         return [self.snapshot(each) for each in snapshot.inputs]
 
+    def attributes(self, contents: Contents) -> list[dict[str, FileRef]]:
+        """Token counts and domains that any snapshot knows of these very documents, the newest of each, by shard."""
+        newest: dict[str, Snapshot] = {}
+        for snapshot in self.history:
+            if snapshot.contents.texts == contents.texts:
+                newest |= {name: snapshot for name in ATTRIBUTES if snapshot.contents.has(name)}
+        found: list[dict[str, FileRef]] = [{} for _ in contents.shards]
+        for name, snapshot in newest.items():
+            for tables, shard in zip(found, snapshot.contents.shards, strict=True):
+                tables[name] = shard.tables[name]
+        return found
+
     def commit(self, name: str, contents: Contents, run: Run, *, inputs: Sequence[Snapshot] = ()) -> Snapshot:
         """Record `contents`, made from `inputs`, as the next version of `name`.
 
@@ -88,6 +105,8 @@ class Catalog:
         """
         if not NAME.fullmatch(name):
             raise UsageError(f"{name!r} can't name a snapshot: use lower-case letters, digits, '.', '_' and '-'")
+
+        identity, contents = contents.id, replace(contents, shards=filed(self.store, contents.shards))
 
         def build(commits: list[Commit]) -> list[Action]:
             self._fold(commits)
@@ -98,6 +117,7 @@ class Catalog:
             snapshot = Snapshot(
                 name=name,
                 version=version,
+                id=identity,
                 run=run.fingerprint,
                 inputs=tuple(each.ref for each in inputs),
                 contents=contents,
@@ -106,7 +126,7 @@ class Catalog:
 
         written = self.log.append(build)
         self.refresh()
-        return snapshot_from_action(written.actions[-1]["snapshot"])
+        return snapshot_from_action(written.actions[-1]["snapshot"], self.store)
 
     def _fold(self, commits: list[Commit]) -> None:
         for commit in commits[self._folded :]:
@@ -116,8 +136,9 @@ class Catalog:
 
     def _apply(self, action: Mapping[str, Any]) -> None:
         if "snapshot" in action:
-            snapshot = snapshot_from_action(action["snapshot"])
+            snapshot = snapshot_from_action(action["snapshot"], self.store)
             self.snapshots.setdefault(snapshot.name, []).append(snapshot)
+            self.history.append(snapshot)
         if "run" in action:
             run = run_from_action(action["run"])
             self.runs.setdefault(run.fingerprint, run)

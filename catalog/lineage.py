@@ -62,8 +62,7 @@ def waterfall(catalog: Catalog, snapshot: Snapshot) -> list[Loss]:
     layers = snapshot.contents.layers
     if not layers:
         raise UsageError(f"{snapshot.ref} went through no deciding step, so there is nothing to show")
-    texts = _texts(snapshot)
-    refs = [each.ref for each in ancestors(catalog, snapshot) if _texts(each) == texts]
+    refs = [each.ref for each in ancestors(catalog, snapshot) if each.contents.texts == snapshot.contents.texts]
     names = ", ".join(f"'{ref}'" for ref in refs)
     rows = sql(
         catalog,
@@ -90,11 +89,6 @@ def waterfall(catalog: Catalog, snapshot: Snapshot) -> list[Loss]:
                 documents -= row["documents"]
                 tokens = None if tokens is None or row["tokens"] is None else tokens - row["tokens"]
     return losses
-
-
-def _texts(snapshot: Snapshot) -> list[str]:
-    """What the documents of a snapshot are cut from: steps that drop some of them leave this as it is."""
-    return [shard.tables["documents"].sha256 for shard in snapshot.contents.shards if "documents" in shard.tables]
 
 
 def _facts(snapshot: Snapshot) -> str:

@@ -16,15 +16,17 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as distribution_version
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from catalog.catalog import Catalog
+from catalog.counts import add_up_receipts, count_task, store_counts
 from catalog.fingerprint import canonical, fingerprint
 from catalog.projection import publish
+from catalog.manifest import Shard
 from catalog.snapshot import Contents, Run, Snapshot
 from catalog.store import FileRef, Store
 
@@ -226,7 +228,7 @@ def _make(step: Step, inputs: Sequence[Snapshot], into: str, work: Work) -> Snap
     if made:  # under another name
         return work.catalog.commit(into, made[0].contents, work.catalog.runs[work.fingerprint], inputs=inputs)
     started, clock = time.time(), time.monotonic()
-    contents = step.build(work, *inputs)
+    contents = _counted(work, step.build(work, *inputs))
     # a stage of training may be older than this build: computed ahead of it, or in part before a kill
     seconds = max(time.monotonic() - clock, sum(stage["seconds"] for stage in work.stages))
     record = Run(
@@ -241,6 +243,19 @@ def _make(step: Step, inputs: Sequence[Snapshot], into: str, work: Work) -> Snap
         attachments=work.attachments,
     )
     return work.catalog.commit(into, contents, record, inputs=inputs)
+
+
+def _counted(work: Work, contents: Contents) -> Contents:
+    """`contents` with the figures that SQL answers from."""
+    if contents.kind != "documents":
+        return contents
+    tables = work.catalog.attributes(contents)
+    tasks = [
+        {"shard": Shard(rows=shard.rows, tables={**more, **shard.tables}), "layers": contents.layers}
+        for shard, more in zip(contents.shards, tables, strict=True)
+    ]
+    receipts = work.stage("figures", count_task, tasks)
+    return replace(contents, counts=store_counts(work.store, add_up_receipts(receipts)))
 
 
 def identify(step: Step, inputs: Sequence[Snapshot]) -> str:
