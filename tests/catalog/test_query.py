@@ -104,7 +104,7 @@ def test_nothing_but_one_select_of_the_store_is_answered(catalog, attack):
         "SUMMARIZE snapshots",
         "VALUES (1)",
         "PIVOT documents ON source IN ('planted') USING count(*)",
-        "SELECT * FROM read_parquet('{root}/data/*/*.parquet')",
+        "SELECT * FROM read_parquet('{root}/data/*/*.parquet', union_by_name=true)",
     ],
 )
 def test_every_form_of_select_is_answered(catalog, query):
