@@ -174,31 +174,39 @@ class Projected:
         return number
 
     def _write_files(self) -> set[str]:
+        """Number the files of the new lists; the kinds of those that no list had before.
+
+        The semi join comes first: with all known files on the build side of a join one more file took 0.2 s.
+        """
         if not self._staged:
             return set()
         connection = self._connection
         connection.register("staged", pa.concat_tables(self._staged))
-        before = dict(self._select("kind, count(*)", "file_rows GROUP BY kind"))
         connection.execute(
-            """INSERT INTO file_rows
-            WITH fresh AS (
-                SELECT DISTINCT ON (kind, sha256) * FROM staged s
-                WHERE sha256 IS NOT NULL
-                  AND NOT EXISTS (SELECT 1 FROM file_rows f WHERE f.kind = s.kind AND f.sha256 = s.sha256)
-                ORDER BY kind, sha256, list, shard
-            )
-            SELECT kind, coalesce(known, 0) + row_number() OVER (PARTITION BY kind ORDER BY list, shard) - 1 AS file,
+            "CREATE TEMP TABLE numbered AS SELECT f.* FROM file_rows f SEMI JOIN staged s "
+            "ON s.kind = f.kind AND s.sha256 = f.sha256"
+        )
+        connection.execute(
+            """CREATE TEMP TABLE fresh AS
+            WITH first AS (
+                SELECT DISTINCT ON (kind, sha256) * FROM staged s ANTI JOIN numbered n USING (kind, sha256)
+                WHERE sha256 IS NOT NULL ORDER BY kind, sha256, list, shard
+            ), known AS (SELECT kind, count(*) AS files FROM file_rows GROUP BY kind)
+            SELECT kind, coalesce(files, 0) + row_number() OVER (PARTITION BY kind ORDER BY list, shard) - 1 AS file,
                    sha256, suffix, bytes
-            FROM fresh LEFT JOIN (SELECT kind, count(*) AS known FROM file_rows GROUP BY kind) USING (kind)
-            ORDER BY kind, file"""
+            FROM first LEFT JOIN known USING (kind) ORDER BY kind, file"""
         )
+        connection.execute("INSERT INTO file_rows SELECT * FROM fresh")
+        connection.execute("INSERT INTO numbered SELECT * FROM fresh")
         connection.execute(
-            """INSERT INTO list_rows SELECT s.list, s.shard, f.file
-            FROM staged s JOIN file_rows f ON f.kind = s.kind AND f.sha256 = s.sha256 ORDER BY s.list, s.shard"""
+            """INSERT INTO list_rows SELECT s.list, s.shard, n.file
+            FROM staged s JOIN numbered n USING (kind, sha256) ORDER BY s.list, s.shard"""
         )
+        kinds = {kind for (kind,) in self._select("DISTINCT kind", "fresh")}
         connection.unregister("staged")
-        after = dict(self._select("kind, count(*)", "file_rows GROUP BY kind"))
-        return {kind for kind, count in after.items() if count != before.get(kind)}
+        connection.execute("DROP TABLE fresh")
+        connection.execute("DROP TABLE numbered")
+        return kinds
 
     def _write_sizes(self, new: Sequence[int]) -> None:
         """The bytes of the files of each snapshot, every file once: steps that drop nothing write equal files."""

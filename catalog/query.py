@@ -9,8 +9,12 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, BinaryIO
 
@@ -22,40 +26,104 @@ import pyarrow.parquet as pq
 from catalog.catalog import Catalog
 from catalog.errors import QueryError, UsageError
 from catalog.projection import attach, publish
+from catalog.scans import PROLOGUE
 
 FORMATS = ("table", "json", "csv", "parquet")
-MEMORY_LIMIT = "2GB"
+Ask = Callable[..., pa.Table]
 
 
-def sql(catalog: Catalog, query: str, parameters: Sequence[object] = ()) -> pa.Table:
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one query may take: memory as DuckDB writes it, and seconds of its own, opening the catalog not counted."""
+
+    memory: str = "2GB"
+    seconds: float = 300.0
+
+    def __post_init__(self) -> None:
+        if not MEMORY.fullmatch(self.memory):
+            raise UsageError(f"{self.memory!r} is no amount of memory: expected a number and a unit, like 500MB or 4GB")
+        if self.seconds <= 0:
+            raise UsageError(f"a query can't end in {self.seconds:g} seconds: expected more than 0")
+
+
+MEMORY = re.compile(r"[0-9]+(\.[0-9]+)? ?([KMGT]i?B)", re.IGNORECASE)
+USUAL = Limits()
+
+
+def sql(catalog: Catalog, query: str, parameters: Sequence[object] = (), *, limits: Limits = USUAL) -> pa.Table:
     """The rows of one SELECT; `?` in it stands for the parameters in turn. Raises QueryError with DuckDB's message."""
-    with _connect(catalog) as connection:
+    with session(catalog, limits=limits) as ask:
+        return ask(query, parameters)
+
+
+@contextmanager
+def session(catalog: Catalog, *, limits: Limits = USUAL) -> Iterator[Ask]:
+    """A function like `sql` for several queries to one state of the catalog."""
+    connection = _connect(catalog, limits)
+
+    def ask(query: str, parameters: Sequence[object] = ()) -> pa.Table:
         try:
             kinds = [statement.type for statement in connection.extract_statements(query)]
             if kinds != [duckdb.StatementType.SELECT]:
                 found = ", ".join(kind.name for kind in kinds) or "nothing"
                 raise QueryError(f"`tamis sql` only reads: expected one SELECT, got {found}")
-            return connection.sql(query, params=list(parameters)).to_arrow_table()
+            return _within(connection, limits, lambda: _answer(connection, query, parameters))
+        except duckdb.IOException as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise QueryError(f"the query failed: {reason}; `tamis verify` lists damaged files") from error
         except duckdb.Error as error:
             raise QueryError(f"the query failed: {str(error).strip()}") from error
 
+    with connection:
+        yield ask
 
-def _connect(catalog: Catalog) -> duckdb.DuckDBPyConnection:
+
+def _answer(connection: duckdb.DuckDBPyConnection, query: str, parameters: Sequence[object]) -> pa.Table:
+    try:
+        return connection.sql(query, params=list(parameters)).to_arrow_table()
+    except duckdb.Error as error:
+        if PROLOGUE not in str(error):
+            raise
+        for (statement,) in connection.execute("SELECT statement FROM prologue").fetchall():
+            connection.execute(statement)
+        return connection.sql(query, params=list(parameters)).to_arrow_table()
+
+
+def _within(connection: duckdb.DuckDBPyConnection, limits: Limits, answer: Callable[[], pa.Table]) -> pa.Table:
+    """What `answer` returns; it is interrupted when its time is over."""
+    timer = threading.Timer(limits.seconds, connection.interrupt)
+    timer.start()
+    try:
+        return answer()
+    except duckdb.InterruptException as error:
+        raise QueryError(
+            f"the query did not end in {limits.seconds:g} s: narrow it, or allow more with --max-seconds"
+        ) from error
+    except duckdb.OutOfMemoryException as error:
+        raise QueryError(
+            f"the query needs more than {limits.memory} of memory: narrow it, or allow more with --max-memory"
+        ) from error
+    finally:
+        timer.cancel()
+
+
+def _connect(catalog: Catalog, limits: Limits) -> duckdb.DuckDBPyConnection:
     """A read-only connection to the up-to-date projection, locked down.
 
     It must run nothing but SELECT: within the store's folder DuckDB would let COPY write.
     """
+    path = publish(catalog)
     connection = duckdb.connect(config={"temp_directory": ""})
     if not catalog.store.is_local:
         connection.register_filesystem(catalog.store.fs)
-    attach(connection, publish(catalog))
+    attach(connection, path)
     root = catalog.store.url("").replace("'", "''")
     for setting in (
         f"allowed_directories = ['{root}']",
         "enable_external_access = false",
         "autoinstall_known_extensions = false",
         "autoload_known_extensions = false",
-        f"memory_limit = '{MEMORY_LIMIT}'",
+        f"memory_limit = '{limits.memory}'",
         "TimeZone = 'UTC'",
         "lock_configuration = true",
     ):

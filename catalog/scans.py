@@ -17,6 +17,7 @@ import pyarrow as pa
 from catalog import schema
 
 LISTED = 20_000
+PROLOGUE = "are too many to be listed here: run the statements of the view prologue first"
 
 # What the views read from Parquet: the attribute tables of shards, then the artifacts of other snapshots.
 SCANS = {
@@ -55,8 +56,7 @@ def _scan(connection: duckdb.DuckDBPyConnection, kind: str) -> str:
         listed = f"string_split('{rows.fetchall()[0][0]}', ',')"
         files = f"[root || sha[1:2] || '/' || sha || '.parquet' for sha in {listed}]"
     else:
-        message = f"{count} files of {kind} are too many to be listed here: run the statements of the view prologue first"
-        files = f"coalesce(getvariable('{kind}_files'), error('{message}'))"
+        files = f"coalesce(getvariable('{kind}_files'), error('{count} files of {kind} {PROLOGUE}' || root[:0]))"
     names = ", ".join(f'"{name}"' for name in columns.names)
     return f"SELECT file_index::BIGINT AS file, {names} FROM read_parquet({files})"
 

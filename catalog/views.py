@@ -102,6 +102,10 @@ VIEWS = (
            f.bytes, lower(hex(f.sha256)) AS sha256
     FROM snapshot_rows s JOIN column_rows c ON c.snapshot = s.number JOIN lists k ON k.list = c.list
     JOIN list_rows l ON l.list = c.list JOIN file_rows f ON f.kind = k.kind AND f.file = l.file""",
+    """CREATE VIEW prologue AS
+    SELECT format('SET VARIABLE {}_files = (SELECT list(file ORDER BY number) FROM files_of(''{}''))', kind, kind)
+           AS statement
+    FROM file_rows GROUP BY kind ORDER BY kind""",
     """CREATE VIEW packs AS
     SELECT s.snapshot, f.shard, f.file, f.bytes, (s.summary->>'$.context')::INTEGER AS context, f.sha256
     FROM snapshot_rows s JOIN files f ON f.snapshot = s.snapshot WHERE s.kind = 'packs' AND f."table" = 'pack'""",
@@ -125,4 +129,8 @@ VIEWS = (
     FROM snapshot_rows s, unnest((s.summary->'$.levels')::JSON[]) AS u(r) WHERE s.kind = 'audit'""",
 )
 
-MACROS: tuple[str, ...] = ()
+MACROS: tuple[str, ...] = (
+    """CREATE MACRO files_of(of) AS TABLE
+    SELECT file AS number, '{root}' || sha[1:2] || '/' || sha || '.' || suffix AS file
+    FROM (SELECT *, lower(hex(sha256)) AS sha FROM file_rows WHERE kind = of)""",
+)

@@ -12,7 +12,7 @@ import duckdb
 import pytest
 
 from catalog.catalog import Catalog
-from catalog.errors import CorruptStore
+from catalog.errors import QueryError
 from catalog.projection import FILENAME, publish
 from catalog.query import sql
 from catalog.run import run
@@ -175,5 +175,22 @@ def test_a_data_file_that_is_gone_is_named_with_the_remedy(catalog):
     for ref in lost:
         catalog.store.local(ref).unlink()
     catalog.store.here.joinpath(FILENAME).unlink()
-    with pytest.raises(CorruptStore, match=rf"{min(ref.path for ref in lost)}.*tamis verify"):
-        publish(catalog)
+    with pytest.raises(QueryError, match=rf"{lost[0].path}.*tamis verify"):
+        sql(catalog, "SELECT count(*) FROM documents")
+    assert sql(catalog, "SELECT count(*) AS n FROM snapshots")["n"].to_pylist() == [2]
+
+
+def test_more_files_than_the_catalog_lists_are_read_after_the_prologue(catalog, monkeypatch):
+    expected = documents_per_snapshot(catalog)
+    monkeypatch.setattr("catalog.scans.LISTED", 2)
+    catalog.store.here.joinpath(FILENAME).unlink()
+    publish(catalog)
+    with duckdb.connect(str(catalog.store.here / FILENAME), read_only=True) as plain:
+        with pytest.raises(duckdb.Error, match="3 files of documents .* view prologue"):
+            plain.execute("SELECT count(*) FROM documents")
+        for (statement,) in plain.execute("SELECT statement FROM prologue").fetchall():
+            plain.execute(statement)
+        assert plain.execute("SELECT count(*) FROM documents").fetchall() == [(sum(expected.values()),)]
+    assert documents_per_snapshot(catalog) == expected
+    commit_documents(catalog, "more")
+    assert documents_per_snapshot(catalog) == {**expected, "more@1": 3}
