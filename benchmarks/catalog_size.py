@@ -30,10 +30,12 @@ import pyarrow as pa
 
 from catalog import schema
 from catalog.catalog import Catalog
+from catalog.explain import explain
 from catalog.counts import add_up_receipts, count_task, store_counts
 from catalog.manifest import Shard, file_ref
+from catalog.places import places
 from catalog.projection import FILENAME, publish
-from catalog.query import sql
+from catalog.query import session, sql
 from catalog.snapshot import Contents, Run
 from catalog.tables import write_table
 
@@ -204,7 +206,17 @@ QUESTIONS = {
 
 
 def time_questions(catalog: Catalog, repeat: int) -> None:
-    """What people ask, through `sql`, from this process."""
+    """What people ask, through one session of `sql`: that to open one is a line of its own."""
+    document = sql(catalog, "SELECT id, h64 FROM documents_parquet WHERE file = 3 AND row = 4711").to_pylist()[0]
+    report("a session opened and closed", [timed(lambda: sql(catalog, "SELECT 1")) for _ in range(repeat)])
+    with session(catalog) as ask:
+        for name, query in QUESTIONS.items():
+            filled = query.format(**document)
+            report(name, [timed(lambda text=filled: ask(text)) for _ in range(repeat)])
+    shutil.rmtree(catalog.store.here / "index", ignore_errors=True)
+    report("explain, the first builds the index", [timed(lambda: explain(catalog, document["id"]))])
+    report("explain one id", [timed(lambda: explain(catalog, document["id"])) for _ in range(repeat)])
+    report("the place of an id", [timed(lambda: places(catalog, "documents", document["id"])) for _ in range(repeat)])
 
 
 def timed(function: Callable[[], object]) -> float:
