@@ -146,6 +146,8 @@ class Projected:
         contents = snapshot.contents
         kinds = dict.fromkeys(contents.layers, "decisions")
         found = {name: self._list(name, files_table([ref]), None) for name, ref in contents.artifacts.items()}
+        if "given" in contents.counts:
+            found["given"] = self._list("given", files_table([contents.counts["given"]]), None)
         if isinstance(contents.shards, Filed):
             for name, ref in contents.shards.files.items():
                 if name != LIVE:

@@ -33,6 +33,7 @@ SCANS = {
     "quarantine": schema.QUARANTINE,
     "weights": schema.WEIGHTS,
     "scores": schema.EVALUATIONS,
+    "given": schema.GIVEN,
 }
 
 
