@@ -49,8 +49,24 @@ def publish(catalog: Catalog) -> Path:
     with catalog.store.exclusive(LOCK):
         published, wanted = _published(target), _state(catalog.refresh())
         if published != wanted:
-            _replace(catalog, target, wanted, extends=published is not None and _is_earlier(catalog, published, wanted))
+            extends = published is not None and _is_earlier(catalog, published, wanted)
+            if not (extends and _extended(catalog, target, wanted)):
+                _replace(catalog, target, wanted, extends=False)
     return target
+
+
+def publish_anew(catalog: Catalog) -> Path:
+    """Like `publish`, from the log alone: for a published file in which a block turned out to be torn."""
+    target = catalog.store.here / FILENAME
+    with catalog.store.exclusive(LOCK):
+        _replace(catalog, target, _state(catalog.refresh()), extends=False)
+    return target
+
+
+def is_torn(error: duckdb.Error) -> bool:
+    """Whether an error says that the file which was asked is damaged: DuckDB checks each block that it reads."""
+    damaged = (duckdb.FatalException, duckdb.InternalException, duckdb.SerializationException)
+    return isinstance(error, damaged) or "Corrupt database file" in str(error)
 
 
 def attach(connection: duckdb.DuckDBPyConnection, path: Path, *, options: str = "READ_ONLY") -> None:
@@ -104,6 +120,17 @@ def _is_earlier(catalog: Catalog, published: Mapping[str, Any], wanted: Mapping[
     return all(action.keys() <= {"run", "snapshot"} for commit in commits[sequence:] for action in commit.actions)
 
 
+def _extended(catalog: Catalog, target: Path, state: Mapping[str, Any]) -> bool:
+    """Whether the published file could be extended: not when a block of it that matters is torn."""
+    try:
+        _replace(catalog, target, state, extends=True)
+    except duckdb.Error as error:
+        if is_torn(error):
+            return False
+        raise
+    return True
+
+
 def _replace(catalog: Catalog, target: Path, state: Mapping[str, Any], *, extends: bool) -> None:
     for left in target.parent.glob(f".{target.name}.*"):  # by a publisher that was killed
         left.unlink()
@@ -112,6 +139,7 @@ def _replace(catalog: Catalog, target: Path, state: Mapping[str, Any], *, extend
         if extends:
             shutil.copyfile(target, partial)
         with duckdb.connect() as connection:
+            connection.execute("SET checkpoint_threshold = '1TB'")  # one checkpoint, at the end: see _keep_tail
             attach(connection, partial, options="READ_WRITE" if extends else f"STORAGE_VERSION '{STORAGE_VERSION}'")
             connection.execute("BEGIN")
             if not extends:
@@ -120,6 +148,8 @@ def _replace(catalog: Catalog, target: Path, state: Mapping[str, Any], *, extend
             connection.execute("COMMIT")
             connection.execute("USE memory")
             connection.execute("DETACH catalog")
+        if extends:
+            _keep_tail(target, partial)
         os.replace(partial, target)
     except duckdb.IOException as error:
         reason = str(error).partition("\n")[0]
@@ -129,6 +159,20 @@ def _replace(catalog: Catalog, target: Path, state: Mapping[str, Any], *, extend
     finally:
         partial.unlink(missing_ok=True)
         partial.with_name(partial.name + ".wal").unlink(missing_ok=True)
+
+
+def _keep_tail(old: Path, new: Path) -> None:
+    """Make `new`, which extends `old` by one checkpoint, hold all that the header of `old` refers to.
+
+    DuckDB opens a file once for its header and once more for its blocks, and between the two it may be replaced (one of
+    some 2,000 opens under constant publishing). One checkpoint writes free blocks only, so the old header suits the new
+    blocks, but for those that it cut off at the end.
+    """
+    size = new.stat().st_size
+    with open(old, "rb") as source, open(new, "r+b") as target:
+        source.seek(size)
+        target.seek(size)
+        shutil.copyfileobj(source, target)
 
 
 def _create(connection: duckdb.DuckDBPyConnection, catalog: Catalog) -> None:

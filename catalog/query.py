@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import duckdb
@@ -25,7 +26,7 @@ import pyarrow.parquet as pq
 
 from catalog.catalog import Catalog
 from catalog.errors import QueryError, UsageError
-from catalog.projection import attach, publish
+from catalog.projection import attach, is_torn, publish, publish_anew
 from catalog.scans import PROLOGUE
 
 FORMATS = ("table", "json", "csv", "parquet")
@@ -58,15 +59,23 @@ def sql(catalog: Catalog, query: str, parameters: Sequence[object] = (), *, limi
 
 @contextmanager
 def session(catalog: Catalog, *, limits: Limits = USUAL) -> Iterator[Ask]:
-    """A function like `sql` for several queries to one state of the catalog."""
-    connection = _connect(catalog, limits)
+    """A function like `sql` for several queries to one state of the catalog.
+
+    A published file with a torn block is written again from the log, and asked once more.
+    """
+    connection = _connect(publish(catalog), catalog, limits)
 
     def ask(query: str, parameters: Sequence[object] = ()) -> pa.Table:
+        nonlocal connection
         try:
-            kinds = [statement.type for statement in connection.extract_statements(query)]
-            if kinds != [duckdb.StatementType.SELECT]:
-                found = ", ".join(kind.name for kind in kinds) or "nothing"
-                raise QueryError(f"`tamis sql` only reads: expected one SELECT, got {found}")
+            _check_reads(connection, query)
+            try:
+                return _within(connection, limits, lambda: _answer(connection, query, parameters))
+            except duckdb.Error as error:
+                if not is_torn(error):
+                    raise
+            connection.close()
+            connection = _connect(publish_anew(catalog), catalog, limits)
             return _within(connection, limits, lambda: _answer(connection, query, parameters))
         except duckdb.IOException as error:
             reason = str(error).strip().partition("\n")[0]
@@ -74,8 +83,17 @@ def session(catalog: Catalog, *, limits: Limits = USUAL) -> Iterator[Ask]:
         except duckdb.Error as error:
             raise QueryError(f"the query failed: {str(error).strip()}") from error
 
-    with connection:
+    try:
         yield ask
+    finally:
+        connection.close()
+
+
+def _check_reads(connection: duckdb.DuckDBPyConnection, query: str) -> None:
+    kinds = [statement.type for statement in connection.extract_statements(query)]
+    if kinds != [duckdb.StatementType.SELECT]:
+        found = ", ".join(kind.name for kind in kinds) or "nothing"
+        raise QueryError(f"`tamis sql` only reads: expected one SELECT, got {found}")
 
 
 def _answer(connection: duckdb.DuckDBPyConnection, query: str, parameters: Sequence[object]) -> pa.Table:
@@ -107,12 +125,11 @@ def _within(connection: duckdb.DuckDBPyConnection, limits: Limits, answer: Calla
         timer.cancel()
 
 
-def _connect(catalog: Catalog, limits: Limits) -> duckdb.DuckDBPyConnection:
-    """A read-only connection to the up-to-date projection, locked down.
+def _connect(path: Path, catalog: Catalog, limits: Limits) -> duckdb.DuckDBPyConnection:
+    """A read-only connection to a published file, locked down.
 
     It must run nothing but SELECT: within the store's folder DuckDB would let COPY write.
     """
-    path = publish(catalog)
     connection = duckdb.connect(config={"temp_directory": ""})
     if not catalog.store.is_local:
         connection.register_filesystem(catalog.store.fs)
