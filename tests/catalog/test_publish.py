@@ -35,6 +35,7 @@ def publish_for_ever():
     catalog = Catalog.open(folder, create=True)
     while True:
         commit_documents(catalog, "more", start=catalog.sequence)
+        os.write(told, b".")
         publish(catalog)
 
 def look():
@@ -51,10 +52,11 @@ def child(work):
         os._exit(0)
     return pid
 
-draw = random.Random(times)
+draw, (heard, told) = random.Random(times), os.pipe()
 for _ in range(times):
     pid = child(publish_for_ever)
-    time.sleep(draw.uniform(0.02, 0.5))
+    os.read(heard, 1)
+    time.sleep(draw.uniform(0.0, 0.2))
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     assert os.waitpid(child(look), 0)[1] == 0, "the published file could not be read"
@@ -105,7 +107,7 @@ def check_kills(folder: Path, times: int) -> None:
     killer = python(KILLER, folder, times)  # forks from a process that has imported all and started no thread
     assert (killer.communicate(), killer.returncode) == (("", ""), 0)
     catalog = Catalog.open(folder)
-    assert catalog.sequence > times / 4, "hardly any publisher came to do something before it was killed"
+    assert catalog.sequence >= times
     assert sql(catalog, "SELECT count(*) AS n FROM documents")["n"].to_pylist() == [3 * catalog.sequence]
     assert not list(folder.glob(f".{FILENAME}.*"))
 
