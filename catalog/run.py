@@ -101,6 +101,7 @@ class Work:
     name: str
     step: str
     fingerprint: str
+    evidence: Any
     catalog: Catalog
     executor: Executor
     listener: Listener = ignore
@@ -214,8 +215,16 @@ def begin(
     listener: Listener = ignore,
 ) -> Work:
     """The work that `run` would do, not started: its identity and its folder."""
-    identity = identify(step, inputs)
-    return Work(name=into, step=step.verb, fingerprint=identity, catalog=catalog, executor=executor, listener=listener)
+    evidence = step.evidence(*inputs) if isinstance(step, HasEvidence) else None
+    return Work(
+        name=into,
+        step=step.verb,
+        fingerprint=identify(step, inputs, evidence),
+        evidence=evidence,
+        catalog=catalog,
+        executor=executor,
+        listener=listener,
+    )
 
 
 def _known(catalog: Catalog, identity: str, into: str) -> Snapshot | None:
@@ -241,6 +250,7 @@ def _make(step: Step, inputs: Sequence[Snapshot], into: str, work: Work) -> Snap
         seconds=seconds,
         stages=tuple(work.stages),
         attachments=work.attachments,
+        evidence=work.evidence or (),
     )
     return work.catalog.commit(into, contents, record, inputs=inputs)
 
@@ -258,9 +268,8 @@ def _counted(work: Work, contents: Contents) -> Contents:
     return replace(contents, counts=store_counts(work.store, add_up_receipts(receipts)))
 
 
-def identify(step: Step, inputs: Sequence[Snapshot]) -> str:
-    """Fingerprint (hex) of a step on given inputs."""
-    evidence = step.evidence(*inputs) if isinstance(step, HasEvidence) else None
+def identify(step: Step, inputs: Sequence[Snapshot], evidence: Any) -> str:
+    """Fingerprint (hex) of a step on given inputs, and on evidence beside them (null where there is none)."""
     return fingerprint({"step": canonical(step), "evidence": evidence, "inputs": [each.id for each in inputs]})
 
 

@@ -124,7 +124,10 @@ class Snapshot:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One execution of a step: `fingerprint` identifies step and inputs; the rest says how it went."""
+    """One execution of a step: `fingerprint` identifies step and inputs; the rest says how it went.
+
+    `evidence` is what the answer depended on beside them: for `ingest` name, source and sha256 of every file it read.
+    """
 
     fingerprint: str
     step: str
@@ -135,6 +138,7 @@ class Run:
     seconds: float
     stages: tuple[Mapping[str, Any], ...] = ()
     attachments: Mapping[str, FileRef] = field(default_factory=dict)
+    evidence: Any = ()
 
 
 def parse_reference(text: str) -> tuple[str, int | None]:
