@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from catalog.errors import ConflictError, UnknownReference, UsageError
 from catalog.log import Action, Commit, Log
 from catalog.manifest import filed
@@ -86,6 +88,12 @@ class Catalog:
         """The snapshots that `snapshot` was made from."""
         return [self.snapshot(each) for each in snapshot.inputs]
 
+    def sql(self, query: str, parameters: Sequence[object] = ()) -> pa.Table:
+        """The rows of one SELECT as a `pyarrow.Table`, read-only; `?` in it stands for the parameters in turn."""
+        from catalog.query import sql  # the projection is made of a catalog
+
+        return sql(self, query, parameters)
+
     def attributes(self, contents: Contents) -> list[dict[str, FileRef]]:
         """Token counts and domains that any snapshot knows of these very documents, the newest of each, by shard."""
         newest: dict[str, Snapshot] = {}
@@ -121,6 +129,7 @@ class Catalog:
                 run=run.fingerprint,
                 inputs=tuple(each.ref for each in inputs),
                 contents=contents,
+                store=self.store,
             )
             return [run_action(run), snapshot_action(snapshot)]
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from catalog.documents import OF_TOKENS, USUAL, Documents
 from catalog.errors import UsageError
 from catalog.fingerprint import fingerprint
 from catalog.manifest import Filed, Shard
@@ -98,6 +99,7 @@ class Snapshot:
     run: str
     inputs: tuple[str, ...]
     contents: Contents
+    store: Store = field(compare=False, repr=False)
 
     @property
     def ref(self) -> str:
@@ -110,6 +112,12 @@ class Snapshot:
         except KeyError:
             have = ", ".join(self.contents.artifacts) or "none"
             raise UsageError(f"{self.ref} ({self.contents.kind}) has no {name!r}; its artifacts: {have}") from None
+
+    def documents(self, columns: Sequence[str] = USUAL) -> Documents:
+        """Its live documents. Raises UsageError for other kinds of snapshots and for columns there are not."""
+        self.require("documents", *(["tokens"] if set(columns) & set(OF_TOKENS) else []))
+        contents = self.contents
+        return Documents(store=self.store, shards=contents.shards, layers=contents.layers, columns=tuple(columns))
 
     def require(self, kind: str, *tables: str) -> Snapshot:
         """Itself, when it is of `kind` and its shards have `tables`; else UsageError saying which step adds them."""
@@ -187,7 +195,7 @@ def snapshot_from_action(body: Mapping[str, Any], store: Store) -> Snapshot:
         counts=_refs(form.get("counts", {})),  # log format 1 had none
     )
     head = {name: body[name] for name in ("name", "version", "id", "run")}
-    return Snapshot(**head, inputs=tuple(body["inputs"]), contents=contents)
+    return Snapshot(**head, inputs=tuple(body["inputs"]), contents=contents, store=store)
 
 
 def run_from_action(body: Mapping[str, Any]) -> Run:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from catalog.errors import CorruptStore
-from catalog.snapshot import Shard
+from catalog.manifest import Shard
 from catalog.store import FileRef, Store
 
 ROW_GROUP = 8192
