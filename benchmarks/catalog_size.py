@@ -30,8 +30,8 @@ import pyarrow as pa
 
 from catalog import schema
 from catalog.catalog import Catalog
-from catalog.explain import explain
 from catalog.counts import add_up_receipts, count_task, store_counts
+from catalog.explain import explain
 from catalog.manifest import Shard, file_ref
 from catalog.places import places
 from catalog.projection import FILENAME, publish
@@ -80,12 +80,21 @@ def time_shards(catalog: Catalog, shards: int, repeat: int) -> None:
     started = time.perf_counter()
     for number in range(SNAPSHOTS):
         name = ("documents", "tokens", "domain", "cells", "statistics")[number] if number < 5 else f"quality#{number}"
-        tables[name] = [file_ref(hashlib.sha256(b"%d %d" % (number, i)).hexdigest(), 1000, "parquet") for i in range(each)]
-        made = tuple(Shard(rows=SHARD_ROWS, tables=dict(zip(tables, refs, strict=True))) for refs in zip(*tables.values(), strict=True))
+        tables[name] = [
+            file_ref(hashlib.sha256(b"%d %d" % (number, i)).hexdigest(), 1000, "parquet") for i in range(each)
+        ]
+        made = tuple(
+            Shard(rows=SHARD_ROWS, tables=dict(zip(tables, refs, strict=True)))
+            for refs in zip(*tables.values(), strict=True)
+        )
         layers = tuple(name for name in tables if name.startswith("quality"))
-        catalog.commit("pool", Contents(kind="documents", shards=made, layers=layers, counts=_counts(catalog)), _run(number))
+        catalog.commit(
+            "pool", Contents(kind="documents", shards=made, layers=layers, counts=_counts(catalog)), _run(number)
+        )
     log = sum(path.stat().st_size for path in (catalog.store.here / "_log").iterdir())
-    print(f"{SNAPSHOTS} snapshots of {each:,} shards, one more table each: committed in {time.perf_counter() - started:.0f} s, the log has {log / 1e6:.2f} MB")
+    print(
+        f"{SNAPSHOTS} snapshots of {each:,} shards, one more table each: committed in {time.perf_counter() - started:.0f} s, the log has {log / 1e6:.2f} MB"
+    )
     path = catalog.store.here / FILENAME
 
     def rebuild() -> None:
@@ -94,19 +103,35 @@ def time_shards(catalog: Catalog, shards: int, repeat: int) -> None:
 
     def publish_one() -> Callable[[], object]:
         ref = file_ref(hashlib.sha256(os.urandom(8)).hexdigest(), 1000, "parquet")
-        contents = Contents(kind="documents", shards=(Shard(rows=1, tables={"documents": ref}),), counts=_counts(catalog))
+        contents = Contents(
+            kind="documents", shards=(Shard(rows=1, tables={"documents": ref}),), counts=_counts(catalog)
+        )
         catalog.commit("more", contents, _run(0))
         return lambda: publish(catalog)
 
     report("rebuild of the projection", [timed(rebuild) for _ in range(repeat)])
     print(f"  the published file has {path.stat().st_size / 1e6:.0f} MB")
     report("publish of one more commit", [timed(publish_one()) for _ in range(repeat)])
-    report("copy of the file alone", [timed(lambda: shutil.copyfile(path, path.with_suffix(".copy"))) for _ in range(repeat)])
-    report("open and read its head", [timed(lambda: sql(catalog, "SELECT count(*) FROM snapshots")) for _ in range(repeat)])
+    report(
+        "copy of the file alone",
+        [timed(lambda: shutil.copyfile(path, path.with_suffix(".copy"))) for _ in range(repeat)],
+    )
+    report(
+        "open and read its head", [timed(lambda: sql(catalog, "SELECT count(*) FROM snapshots")) for _ in range(repeat)]
+    )
 
 
 def _counts(catalog: Catalog) -> dict[str, Any]:
-    figures = {"layer": [0], "rule": [None], "source": ["made-up"], "domain": [None], "documents": [1], "chars": [1], "bytes": [1], "tokens": [1]}
+    figures = {
+        "layer": [0],
+        "rule": [None],
+        "source": ["made-up"],
+        "domain": [None],
+        "documents": [1],
+        "chars": [1],
+        "bytes": [1],
+        "tokens": [1],
+    }
     return store_counts(catalog.store, add_up_receipts([{"counts": {"documents": figures}}]))
 
 
@@ -116,11 +141,16 @@ def make_documents(catalog: Catalog, documents: int) -> None:
     shards = [make_shard(catalog, number, draw) for number in range(documents // SHARD_ROWS)]
     names = ("documents",)
     layers: tuple[str, ...] = ()
-    for number, (name, added) in enumerate([("pool", ()), *((rule, (rule,)) for rule in RULES), ("cells", ("tokens", "cells"))]):
+    for number, (name, added) in enumerate(
+        [("pool", ()), *((rule, (rule,)) for rule in RULES), ("cells", ("tokens", "cells"))]
+    ):
         names += added
         layers += added if name in RULES else ()
         rows = [int(np.sum(live[len(layers)])) for _, live in shards]
-        made = tuple(Shard(rows=count, tables={each: tables[each] for each in names}) for count, (tables, _) in zip(rows, shards, strict=True))
+        made = tuple(
+            Shard(rows=count, tables={each: tables[each] for each in names})
+            for count, (tables, _) in zip(rows, shards, strict=True)
+        )
         contents = Contents(kind="documents", shards=made, layers=layers)
         began = time.perf_counter()
         receipts = [count_task(catalog.store, {"shard": shard, "layers": layers}) for shard in made]
@@ -129,7 +159,9 @@ def make_documents(catalog: Catalog, documents: int) -> None:
         catalog.commit(name, Contents(kind="documents", shards=made, layers=layers, counts=counts), _run(number))
     began = time.perf_counter()
     publish(catalog)
-    print(f"{documents:,} documents in {len(shards)} shards: made in {began - started:.0f} s, published in {time.perf_counter() - began:.2f} s")
+    print(
+        f"{documents:,} documents in {len(shards)} shards: made in {began - started:.0f} s, published in {time.perf_counter() - began:.2f} s"
+    )
 
 
 def make_shard(catalog: Catalog, number: int, draw: np.random.Generator) -> tuple[dict[str, Any], list[np.ndarray]]:
@@ -184,7 +216,9 @@ def make_shard(catalog: Catalog, number: int, draw: np.random.Generator) -> tupl
 
 
 def _write(catalog: Catalog, columns: dict[str, Any], wanted: pa.Schema) -> Any:
-    return write_table(catalog.store, pa.table([columns[name] for name in wanted.names], names=wanted.names).cast(wanted))
+    return write_table(
+        catalog.store, pa.table([columns[name] for name in wanted.names], names=wanted.names).cast(wanted)
+    )
 
 
 def _zipf(size: int) -> np.ndarray:
@@ -233,7 +267,9 @@ def report(name: str, seconds: list[float]) -> None:
 
 
 def _run(number: int) -> Run:
-    return Run(fingerprint=f"{number}", step="made-up", parameters={}, inputs=(), code="", started=time.time(), seconds=0.0)
+    return Run(
+        fingerprint=f"{number}", step="made-up", parameters={}, inputs=(), code="", started=time.time(), seconds=0.0
+    )
 
 
 def _processor() -> str:

@@ -57,7 +57,9 @@ def count_windows(store: Store, ref: FileRef) -> pa.Table:
     """The figures of one shard's cells, columns WINDOWS."""
     rows = read_table(store, ref, ["cell", "n_tokens"])
     ones = pa.array(np.ones(rows.num_rows, np.int64))
-    return add_up([pa.table({"cell": rows["cell"], "windows": ones, "tokens": rows["n_tokens"]}).cast(WINDOWS)], "windows")
+    return add_up(
+        [pa.table({"cell": rows["cell"], "windows": ones, "tokens": rows["n_tokens"]}).cast(WINDOWS)], "windows"
+    )
 
 
 def add_up(tables: Iterable[pa.Table], name: str) -> pa.Table:

@@ -76,7 +76,7 @@ def explain(catalog: Catalog, document: str) -> str:
 def _find(catalog: Catalog, ask: Ask, document: str) -> _Document:
     if not re.fullmatch(r"[0-9a-f]{4,32}", document):
         raise UsageError(f"{document!r} is not a document id: expected 4 to 32 hexadecimal digits")
-    found = {}
+    found: dict[str, tuple[Place, dict[str, Any]]] = {}
     for place in places(catalog, "documents", document)[:CANDIDATES]:
         columns = read_row(catalog.store, place.file, place.row, DOCUMENT)
         if columns["id"].startswith(document):
@@ -121,7 +121,9 @@ def _verdict(decision: dict[str, Any]) -> str:
 
 
 def _text(catalog: Catalog, document: str) -> str:
-    rows = (read_row(catalog.store, each.file, each.row, ["id", "text"]) for each in places(catalog, "documents", document))
+    rows = (
+        read_row(catalog.store, each.file, each.row, ["id", "text"]) for each in places(catalog, "documents", document)
+    )
     return next(row["text"] for row in rows if row["id"] == document)
 
 
@@ -163,15 +165,20 @@ def _contamination(catalog: Catalog, document: _Document) -> list[str]:
 
 
 def _in_favour(catalog: Catalog, ask: Ask, name: str) -> list[str]:
-    found = places(catalog, "decisions", name)[: CANDIDATES]
+    found = places(catalog, "decisions", name)[:CANDIDATES]
     rows = [
-        {**read_row(catalog.store, each.file, each.row, ["id", "rule", "similarity", "kept_id"]), "file": each.file.sha256}
+        {
+            **read_row(catalog.store, each.file, each.row, ["id", "rule", "similarity", "kept_id"]),
+            "file": each.file.sha256,
+        }
         for each in found
     ]
     rows = sorted((row for row in rows if row["kept_id"] == name), key=lambda row: (-row["similarity"], row["id"]))
     if not rows:
         return []
-    taken = {sha256: ask(TAKEN_IN, [sha256])["snapshot"][0].as_py() for sha256 in {row["file"] for row in rows[:LISTED]}}
+    taken = {
+        sha256: ask(TAKEN_IN, [sha256])["snapshot"][0].as_py() for sha256 in {row["file"] for row in rows[:LISTED]}
+    }
     lines = ["", "dropped in favour of this document"]
     lines += [
         f"  {row['id']}  {row['rule']}  Jaccard {row['similarity']:.4f}  {taken[row['file']]}" for row in rows[:LISTED]

@@ -119,7 +119,9 @@ def file_ref(sha256: str, size: int, suffix: str) -> FileRef:
 
 def _write(store: Store, table: pa.Table) -> FileRef:
     with store.writing(suffix="parquet") as (path, refs):
-        pq.write_table(table, path, compression="zstd", use_dictionary=[name for name in table.column_names if name == "suffix"])
+        pq.write_table(
+            table, path, compression="zstd", use_dictionary=[name for name in table.column_names if name == "suffix"]
+        )
     return refs[0]
 
 

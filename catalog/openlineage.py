@@ -39,7 +39,10 @@ def _event(catalog: Catalog, snapshot: Snapshot, run: Run, kind: str, time: floa
         "job": {"namespace": catalog.store.root, "name": f"{run.step} into {snapshot.name}"},
         "inputs": [
             *(_dataset(catalog, each) for each in catalog.inputs(snapshot)),
-            *({"namespace": "file", "name": name, "facets": {"version": _version(run, sha256)}} for name, sha256 in sources(run)),
+            *(
+                {"namespace": "file", "name": name, "facets": {"version": _version(run, sha256)}}
+                for name, sha256 in sources(run)
+            ),
         ],
         "outputs": [_dataset(catalog, snapshot)],
     }

@@ -27,14 +27,14 @@ from catalog.fingerprint import fingerprint
 from catalog.log import GENESIS
 from catalog.projected import TABLES, Projected
 from catalog.scans import SCANS, write_scans
-from catalog.views import MACROS, VIEWS
+from catalog.views import MACROS, SCANNED, VIEWS
 
 FILENAME = "catalog.duckdb"
 LOCK = ".catalog.lock"
 STORAGE_VERSION = "v1.4.0"  # DuckDB 1.4 and later can open it; 2.0's own format can't be read by 1.x
 REVISION = 2  # raise it when equal logs give other rows; tests/catalog/test_projection.py notices
 DEFINITIONS = fingerprint(
-    [REVISION, VIEWS, MACROS, {name: str(columns) for name, columns in {**SCANS, **TABLES}.items()}]
+    [REVISION, SCANNED, VIEWS, MACROS, {name: str(columns) for name, columns in {**SCANS, **TABLES}.items()}]
 )
 
 
@@ -164,9 +164,8 @@ def _replace(catalog: Catalog, target: Path, state: Mapping[str, Any], *, extend
 def _keep_tail(old: Path, new: Path) -> None:
     """Make `new`, which extends `old` by one checkpoint, hold all that the header of `old` refers to.
 
-    DuckDB opens a file once for its header and once more for its blocks, and between the two it may be replaced (one of
-    some 2,000 opens under constant publishing). One checkpoint writes free blocks only, so the old header suits the new
-    blocks, but for those that it cut off at the end.
+    DuckDB opens a file once for its header and once more for its blocks, and between the two it may be replaced. One
+    checkpoint writes free blocks only, so the old header suits the new blocks, but for those that it cut off at the end.
     """
     size = new.stat().st_size
     with open(old, "rb") as source, open(new, "r+b") as target:
@@ -183,7 +182,7 @@ def _create(connection: duckdb.DuckDBPyConnection, catalog: Catalog) -> None:
         connection.unregister("rows")
     write_scans(connection, SCANS)
     root = catalog.store.url("data/").replace("'", "''")
-    for statement in (*VIEWS, *MACROS):
+    for statement in (*SCANNED, *VIEWS, *MACROS):
         connection.execute(statement.replace("{root}", root))
 
 

@@ -25,8 +25,8 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from catalog.catalog import Catalog
 from catalog.counts import add_up_receipts, count_task, store_counts
 from catalog.fingerprint import canonical, fingerprint
-from catalog.projection import publish
 from catalog.manifest import Shard
+from catalog.projection import publish
 from catalog.snapshot import Contents, Run, Snapshot
 from catalog.store import FileRef, Store
 

@@ -4,10 +4,8 @@ A view with a `snapshot` column speaks of every snapshot: filter by it. `decisio
 listed once, under the snapshot whose step took it. `{root}` stands for the address of the store's data.
 """
 
-_SCANNED = (
-    "documents", "decisions", "tokens", "domain", "cells", "draws", "statistics", "edges", "matches", "quarantine",
-    "weights", "scores", "given",
-)  # fmt: skip
+from catalog.scans import SCANS
+
 
 def _table(name: str, columns: str) -> str:
     """A view of what shards or artifacts of snapshots hold under one name."""
@@ -19,8 +17,9 @@ def _table(name: str, columns: str) -> str:
     JOIN {name}_parquet q ON q.file = l.file"""
 
 
+SCANNED = tuple(f"CREATE VIEW {kind}_parquet AS SELECT * FROM {kind}_scan('{{root}}')" for kind in SCANS)
+
 VIEWS = (
-    *(f"CREATE VIEW {kind}_parquet AS SELECT * FROM {kind}_scan('{{root}}')" for kind in _SCANNED),
     # One left join for what is live, and a filter: as a UNION of snapshots with and without decisions, or with EXISTS in
     # an OR, DuckDB builds the other hash tables twice (12 s and 2.4 GB where this takes 6 s and 0.9 GB, 10M documents).
     """CREATE VIEW documents AS
@@ -99,6 +98,9 @@ VIEWS = (
            f.bytes, lower(hex(f.sha256)) AS sha256
     FROM snapshot_rows s JOIN column_rows c ON c.snapshot = s.number JOIN lists k ON k.list = c.list
     JOIN list_rows l ON l.list = c.list JOIN file_rows f ON f.kind = k.kind AND f.file = l.file""",
+    """CREATE VIEW attributes AS
+    SELECT snapshot, shard, "table" AS attribute, file, bytes, sha256 FROM files
+    WHERE "table" IN ('tokens', 'domain', 'cells', 'draws', 'statistics', 'matches', 'edges', 'signatures')""",
     """CREATE VIEW prologue AS
     SELECT format('SET VARIABLE {}_files = (SELECT list(file ORDER BY number) FROM files_of(''{}''))', kind, kind)
            AS statement

@@ -289,7 +289,9 @@ def lineage(
     if openlineage is None:
         typer.echo("\n".join(tree(catalog, snapshot)))
     else:
-        openlineage.write_text("".join(f"{event}\n" for event in run_events(catalog, snapshot)))
+        events = list(run_events(catalog, snapshot))
+        openlineage.write_text("".join(f"{event}\n" for event in events))
+        typer.echo(f"{len(events)} events in {openlineage}")
 
 
 @app.command()

@@ -136,7 +136,8 @@ def alone_table(rows: list[Alone]) -> str:
     """What would have become of the documents of each rule without it."""
     lines = [f"  {'rule':<28} {'dropped':>10} {'taken anyway':>13} {'left':>10} {'unknown':>10}"]
     lines += [
-        f"  {row.rule:<28} {row.dropped:>10,} {row.taken_anyway:>13,} {row.left:>10,} {row.unknown:>10,}" for row in rows
+        f"  {row.rule:<28} {row.dropped:>10,} {row.taken_anyway:>13,} {row.left:>10,} {row.unknown:>10,}"
+        for row in rows
     ]
     return "\n".join(lines)
 

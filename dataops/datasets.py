@@ -18,7 +18,8 @@ def to_ray(documents: Documents) -> ray.data.Dataset:
     import ray.data
 
     tasks = [
-        {"task": pickle.dumps((documents.store, shard, documents.layers, documents.columns))} for shard in documents.shards
+        {"task": pickle.dumps((documents.store, shard, documents.layers, documents.columns))}
+        for shard in documents.shards
     ]
     return ray.data.from_items(tasks, override_num_blocks=max(1, len(tasks))).map_batches(
         _read, batch_size=1, batch_format="numpy"

@@ -29,7 +29,9 @@ def test_a_data_frame_and_a_batch_a_shard_hold_the_same_rows(curated: Curated) -
     assert [id for batch in documents.batches() for id in batch["id"].to_pylist()] == table["id"].to_pylist()
 
 
-@pytest.mark.parametrize(("library", "form"), [("polars", "to_polars"), ("datasets", "to_datasets"), ("pandas", "to_pandas")])
+@pytest.mark.parametrize(
+    ("library", "form"), [("polars", "to_polars"), ("datasets", "to_datasets"), ("pandas", "to_pandas")]
+)
 def test_a_library_that_is_not_there_is_named_with_what_works_without(
     curated: Curated, monkeypatch: pytest.MonkeyPatch, library: str, form: str
 ) -> None:

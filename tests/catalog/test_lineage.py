@@ -18,7 +18,6 @@ from catalog.openlineage import run_events
 from catalog.query import sql
 from tests.conftest import Curated
 
-
 _NAMED = {
     "type": "object",
     "required": ["namespace", "name"],

@@ -152,7 +152,12 @@ def test_a_file_torn_anywhere_answers_as_one_built_from_the_log(tmp_path: Path, 
     for number in range(4):
         commit_documents(catalog, "some", start=number)
     path, draw = publish(catalog), random.Random(seed)
-    questions = ["SELECT * FROM snapshots ORDER BY ALL", "SELECT * FROM documents ORDER BY ALL", "FROM lineage", "FROM runs"]
+    questions = [
+        "SELECT * FROM snapshots ORDER BY ALL",
+        "SELECT * FROM documents ORDER BY ALL",
+        "FROM lineage",
+        "FROM runs",
+    ]
     expected = [sql(catalog, question) for question in questions]
     content = bytearray(path.read_bytes())
     at = draw.randrange(len(content))
@@ -173,13 +178,17 @@ def test_an_extended_file_is_equal_to_one_built_from_the_log(tmp_path: Path) -> 
         for number in range(6):
             commit_documents(catalog, f"name-{number % 2}", start=number)
             twice = catalog.snapshot("name-0").contents.shards
-            layered = [Shard(rows=each.rows, tables={**each.tables, "edges": each.tables["documents"]}) for each in twice]
+            layered = [
+                Shard(rows=each.rows, tables={**each.tables, "edges": each.tables["documents"]}) for each in twice
+            ]
             catalog.commit("both", Contents(kind="documents", shards=(*twice, *layered)), a_run(f"{number}"))
             if number % times == 0:
                 publish(catalog)
         with duckdb.connect(str(publish(catalog)), read_only=True) as plain:
             tables = [name for (name,) in plain.execute("SELECT table_name FROM duckdb_tables() ORDER BY 1").fetchall()]
             hidden = {"published_state", "run_rows"}  # paths and times differ
-            steps.append({name: plain.execute(f"FROM {name} ORDER BY ALL").fetchall() for name in tables if name not in hidden})
+            steps.append(
+                {name: plain.execute(f"FROM {name} ORDER BY ALL").fetchall() for name in tables if name not in hidden}
+            )
     assert len(steps[0]) > 8
     assert steps[0] == steps[1] == steps[2], json.dumps([sorted(each) for each in steps])
