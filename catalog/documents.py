@@ -2,8 +2,9 @@
 
     catalog.snapshot("clean").documents(["id", "source", "text"]).to_arrow()
 
-Columns are those of the `documents` table, and `n_tokens` and `tokens` where it was tokenized. `batches` holds one shard at a time; the rest hold all rows. polars, pandas and datasets are imported when
-they are asked for; `dataops.datasets` makes a Ray Dataset.
+Columns are those of the `documents` table, and `n_tokens` and `tokens` where it was tokenized. `batches` holds one
+shard at a time; the rest hold all rows. polars, pandas and datasets are imported when they are asked for;
+`dataops.datasets` makes a Ray Dataset.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The runs behind a snapshot as OpenLineage RunEvents (openlineage.io, spec 2-0-2), one JSON object a line.
 
 A run of a step is two events, START and COMPLETE: its job is the step, its inputs and outputs are snapshots as
-datasets, and facets carry what the log knows. Nothing is sent anywhere; the file can be given to whatever collects such events.
+datasets, and facets carry what the log knows. Nothing is sent anywhere; whatever collects such events can be given the
+file.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ TABLES = {
     "published_state": _schema(root=TEXT, sequence=LONG, head=TEXT, definitions=TEXT),
     # documents, live: the lists of these tables; depth: number of layers; counted: whose figures answer for this one
     "snapshot_rows": _schema(
-        number=INT, snapshot=TEXT, name=TEXT, version=INT, kind=TEXT, id=TEXT, run=TEXT, step=TEXT, shards=INT, rows=LONG,
-        bytes=LONG, layers=pa.list_(TEXT), summary=TEXT, documents=INT, live=INT, depth=INT, counted=INT,
+        number=INT, snapshot=TEXT, name=TEXT, version=INT, kind=TEXT, id=TEXT, run=TEXT, step=TEXT, shards=INT,
+        rows=LONG, bytes=LONG, layers=pa.list_(TEXT), summary=TEXT, documents=INT, live=INT, depth=INT, counted=INT,
     ),
     "run_rows": _schema(
         run=TEXT, step=TEXT, parameters=TEXT, code=TEXT, started=pa.timestamp("ms", tz="UTC"), seconds=pa.float64()

@@ -165,7 +165,7 @@ def _keep_tail(old: Path, new: Path) -> None:
     """Make `new`, which extends `old` by one checkpoint, hold all that the header of `old` refers to.
 
     DuckDB opens a file once for its header and once more for its blocks, and between the two it may be replaced. One
-    checkpoint writes free blocks only, so the old header suits the new blocks, but for those that it cut off at the end.
+    checkpoint writes free blocks only, so the old header suits the new blocks but for those that it cut off at the end.
     """
     size = new.stat().st_size
     with open(old, "rb") as source, open(new, "r+b") as target:

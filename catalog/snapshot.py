@@ -159,7 +159,7 @@ def parse_reference(text: str) -> tuple[str, int | None]:
 
 
 def snapshot_action(snapshot: Snapshot) -> dict[str, Any]:
-    """The log's form of a snapshot. The shards of a large one are listed in manifest files, and only these are named."""
+    """The log's form of a snapshot. For a large one it names the manifest files that list the shards."""
     contents = snapshot.contents
     form: dict[str, Any] = {name: getattr(contents, name) for name in ("kind", "layers", "summary")}
     form |= {name: _plain(getattr(contents, name)) for name in ("artifacts", "counts")}

@@ -20,8 +20,7 @@ def _table(name: str, columns: str) -> str:
 SCANNED = tuple(f"CREATE VIEW {kind}_parquet AS SELECT * FROM {kind}_scan('{{root}}')" for kind in SCANS)
 
 VIEWS = (
-    # One left join for what is live, and a filter: as a UNION of snapshots with and without decisions, or with EXISTS in
-    # an OR, DuckDB builds the other hash tables twice (12 s and 2.4 GB where this takes 6 s and 0.9 GB, 10M documents).
+    # One left join for what is live, and a filter: as a UNION of snapshots with and without decisions, DuckDB builds the other hash tables twice (12 s and 2.4 GB where this takes 6 s and 0.9 GB, 10M documents).
     """CREATE VIEW documents AS
     SELECT s.snapshot, d.id, d.h64, d.content, d.source, d.source_id, d.url, d.host,
            coalesce(p.domain, d.domain) AS domain, d.n_chars, d.n_bytes, t.n_tokens, l.shard, d.row
@@ -148,7 +147,8 @@ MACROS: tuple[str, ...] = (
     WITH target AS (SELECT * FROM snapshot_rows WHERE snapshot = {_RESOLVED}),
     fates AS (
         SELECT t.layer, t.rule, sum(t.documents)::BIGINT AS documents,
-               CASE WHEN count(t.tokens) = count(*) THEN sum(t.tokens)::BIGINT END AS tokens, t.layer < any_value(s.depth) AS gone
+               CASE WHEN count(t.tokens) = count(*) THEN sum(t.tokens)::BIGINT END AS tokens,
+               t.layer < any_value(s.depth) AS gone
         FROM target s JOIN total_rows t ON t.snapshot = s.counted
         GROUP BY t.layer, t.rule
     ), steps AS (
@@ -188,7 +188,8 @@ MACROS: tuple[str, ...] = (
         SELECT s.snapshot, a.trained FROM after a JOIN lineage_rows l ON l.input = a.model
         JOIN snapshot_rows s ON s.snapshot = l.snapshot AND s.kind = 'model'
     ), hits AS (
-        SELECT snapshot, count(*) AS windows, sum(samples)::BIGINT AS samples, sum(n_tokens * samples)::BIGINT AS n_tokens
+        SELECT snapshot, count(*) AS windows, sum(samples)::BIGINT AS samples,
+               sum(n_tokens * samples)::BIGINT AS n_tokens
         FROM given WHERE starts_with(id, document) GROUP BY snapshot
     )
     SELECT a.model, a.trained, h.windows, h.samples, h.n_tokens
