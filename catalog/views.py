@@ -20,7 +20,8 @@ def _table(name: str, columns: str) -> str:
 SCANNED = tuple(f"CREATE VIEW {kind}_parquet AS SELECT * FROM {kind}_scan('{{root}}')" for kind in SCANS)
 
 VIEWS = (
-    # One left join for what is live, and a filter: as a UNION of snapshots with and without decisions, DuckDB builds the other hash tables twice (12 s and 2.4 GB where this takes 6 s and 0.9 GB, 10M documents).
+    # One left join for what is live, and a filter: as a UNION of snapshots with and without decisions DuckDB builds the
+    # other hash tables twice (12 s and 2.4 GB where this takes 6 s and 0.9 GB, 10M documents).
     """CREATE VIEW documents AS
     SELECT s.snapshot, d.id, d.h64, d.content, d.source, d.source_id, d.url, d.host,
            coalesce(p.domain, d.domain) AS domain, d.n_chars, d.n_bytes, t.n_tokens, l.shard, d.row
