@@ -43,7 +43,7 @@ def publish(catalog: Catalog) -> Path:
 
     Publishers take turns and read the log when theirs comes, so the file never goes back. Raises CorruptStore.
     """
-    target = catalog.store.here / FILENAME
+    target = published_path(catalog)
     if _published(target) == _state(catalog.refresh()):
         return target
     with catalog.store.exclusive(LOCK):
@@ -57,10 +57,20 @@ def publish(catalog: Catalog) -> Path:
 
 def publish_anew(catalog: Catalog) -> Path:
     """Like `publish`, from the log alone: for a published file in which a block turned out to be torn."""
-    target = catalog.store.here / FILENAME
+    target = published_path(catalog)
     with catalog.store.exclusive(LOCK):
         _replace(catalog, target, _state(catalog.refresh()), extends=False)
     return target
+
+
+def is_current(connection: duckdb.DuckDBPyConnection, catalog: Catalog) -> bool:
+    """Whether an attached file shows the head of the log. Raises duckdb.Error when it can't be read."""
+    return _attached_state(connection, published_path(catalog)) == _state(catalog.refresh())
+
+
+def published_path(catalog: Catalog) -> Path:
+    """Where the projection is published."""
+    return catalog.store.here / FILENAME
 
 
 def is_torn(error: duckdb.Error) -> bool:
@@ -98,16 +108,19 @@ def _published(path: Path) -> dict[str, Any] | None:
     try:
         with duckdb.connect() as connection:
             attach(connection, path)
-            (blocks,) = connection.execute(
-                "SELECT block_size * total_blocks FROM pragma_database_size() WHERE database_name = 'catalog'"
-            ).fetchall()[0]
-            if path.stat().st_size < blocks:
-                return None
-            state = connection.execute("SELECT * FROM published_state")
-            names = [column[0] for column in state.description]
-            return dict(zip(names, state.fetchall()[0], strict=True))
-    except (duckdb.Error, IndexError):
+            return _attached_state(connection, path)
+    except duckdb.Error:
         return None
+
+
+def _attached_state(connection: duckdb.DuckDBPyConnection, path: Path) -> dict[str, Any] | None:
+    """The state of an attached file; None when its end is missing. Raises duckdb.Error when it can't be read."""
+    (blocks,) = connection.execute(
+        "SELECT block_size * total_blocks FROM pragma_database_size() WHERE database_name = 'catalog'"
+    ).fetchall()[0]
+    state = connection.execute("SELECT * FROM published_state")
+    names, rows = [column[0] for column in state.description], state.fetchall()
+    return dict(zip(names, rows[0], strict=True)) if rows and path.stat().st_size >= blocks else None
 
 
 def _is_earlier(catalog: Catalog, published: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

@@ -13,7 +13,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from catalog.catalog import Catalog
 from catalog.errors import QueryError, UsageError
-from catalog.projection import attach, is_torn, publish, publish_anew
+from catalog.projection import attach, is_current, is_torn, publish, publish_anew, published_path
 from catalog.scans import PROLOGUE
 
 FORMATS = ("table", "json", "csv", "parquet")
@@ -63,7 +63,7 @@ def session(catalog: Catalog, *, limits: Limits = USUAL) -> Iterator[Ask]:
 
     A published file with a torn block is written again from the log, and asked once more.
     """
-    connection = _connect(publish(catalog), catalog, limits)
+    connection = _current(catalog, limits)
 
     def ask(query: str, parameters: Sequence[object] = ()) -> pa.Table:
         nonlocal connection
@@ -123,6 +123,16 @@ def _within(connection: duckdb.DuckDBPyConnection, limits: Limits, answer: Calla
         ) from error
     finally:
         timer.cancel()
+
+
+def _current(catalog: Catalog, limits: Limits) -> duckdb.DuckDBPyConnection:
+    """A connection to a published file that shows the head of the log: the one that is there, or a new one."""
+    with suppress(duckdb.Error):  # missing or damaged
+        connection = _connect(published_path(catalog), catalog, limits)
+        if is_current(connection, catalog):
+            return connection
+        connection.close()
+    return _connect(publish(catalog), catalog, limits)
 
 
 def _connect(path: Path, catalog: Catalog, limits: Limits) -> duckdb.DuckDBPyConnection:
