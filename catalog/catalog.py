@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from catalog.errors import ConflictError, TamisError, UnknownReference, UsageError
 from catalog.log import Action, Commit, Log
+from catalog.manifest import filed
 from catalog.snapshot import (
     NAME,
     Contents,
@@ -35,6 +39,8 @@ from catalog.takedown import (
 
 HOLD_TEXT = ("documents", "packs")  # snapshots of these kinds hold the text of documents
 
+ATTRIBUTES = ("tokens", "domain")  # found once, they serve every snapshot of the same documents
+
 
 class Catalog:
     """Snapshots and runs of one store. Several processes may hold one each; `refresh` reads what others committed."""
@@ -44,6 +50,7 @@ class Catalog:
         self.log = Log(store)
         self._folded = 0
         self.snapshots: dict[str, list[Snapshot]] = {}
+        self.history: list[Snapshot] = []  # the same in the order of their commits
         self.runs: dict[str, Run] = {}
         self.takedowns: list[Takedown] = []
         self.rewrites: list[Rewrite] = []
@@ -140,12 +147,29 @@ class Catalog:
 
     def files_of(self, snapshot: Snapshot) -> list[FileRef]:
         """Every file that a snapshot and the record of its run refer to."""
-        refs = [ref for shard in snapshot.contents.shards for ref in shard.tables.values()]
-        return [*refs, *snapshot.contents.artifacts.values(), *self.runs[snapshot.run].attachments.values()]
+        return [*snapshot.contents.files(), *self.runs[snapshot.run].attachments.values()]
 
     def records(self) -> list[FileRef]:
         """The files of the records of takedowns, which never expire."""
         return [*self.suppressed, *(each.found for each in self.rewrites)]
+
+    def sql(self, query: str, parameters: Sequence[object] = ()) -> pa.Table:
+        """The rows of one SELECT as a `pyarrow.Table`, read-only; `?` in it stands for the parameters in turn."""
+        from catalog.query import sql  # the projection is made of a catalog
+
+        return sql(self, query, parameters)
+
+    def attributes(self, contents: Contents) -> list[dict[str, FileRef]]:
+        """Token counts and domains that any snapshot knows of these very documents, the newest of each, by shard."""
+        newest: dict[str, Snapshot] = {}
+        for snapshot in (each for each in self.history if self.is_live(each)):
+            if snapshot.contents.texts == contents.texts:
+                newest |= {name: snapshot for name in ATTRIBUTES if snapshot.contents.has(name)}
+        found: list[dict[str, FileRef]] = [{} for _ in contents.shards]
+        for name, snapshot in newest.items():
+            for tables, shard in zip(found, snapshot.contents.shards, strict=True):
+                tables[name] = shard.tables[name]
+        return found
 
     def commit(self, name: str, contents: Contents, run: Run, *, inputs: Sequence[Snapshot] = ()) -> Snapshot:
         """Record `contents`, made from `inputs`, as the next version of `name`.
@@ -155,19 +179,23 @@ class Catalog:
         if not NAME.fullmatch(name):
             raise UsageError(f"{name!r} can't name a snapshot: use lower-case letters, digits, '.', '_' and '-'")
 
+        identity, contents = contents.id, replace(contents, shards=filed(self.store, contents.shards))
+
         def build() -> list[Action]:
             self._check_inputs(name, contents, inputs)
             snapshot = Snapshot(
                 name=name,
                 version=self.next_version(name),
+                id=identity,
                 run=run.fingerprint,
                 inputs=tuple(each.ref for each in inputs),
                 contents=contents,
+                store=self.store,
             )
             return [run_action(run), snapshot_action(snapshot)]
 
         written = self.append(build)
-        return snapshot_from_action(written.actions[-1]["snapshot"])
+        return snapshot_from_action(written.actions[-1]["snapshot"], self.store)
 
     def next_version(self, name: str) -> int:
         """The version that the next snapshot of that name gets."""
@@ -208,8 +236,9 @@ class Catalog:
 
     def _apply(self, action: Mapping[str, Any], *, time: float) -> None:
         if "snapshot" in action:
-            snapshot = snapshot_from_action(action["snapshot"])
+            snapshot = snapshot_from_action(action["snapshot"], self.store)
             self.snapshots.setdefault(snapshot.name, []).append(snapshot)
+            self.history.append(snapshot)
         if "run" in action:
             run = run_from_action(action["run"])
             self.runs.setdefault(run.fingerprint, run)

@@ -4,64 +4,112 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from catalog.catalog import Catalog
 from catalog.errors import UnknownReference, UsageError
-from catalog.query import sql
+from catalog.manifest import file_ref
+from catalog.places import Place, places
+from catalog.query import Ask, session
+from catalog.tables import read_row, read_rows_of
 
 WORDS_SHOWN = 400
 CONTEXT_WORDS = 6
 LISTED = 10
+CANDIDATES = 1000
+DOCUMENT = ("id", "content", "source", "url", "n_chars", "n_bytes", "domain")
+
+# Every table that any snapshot has about the shard of one documents file, once, with the first snapshot that has it.
+TABLES = """
+SELECT c.tbl, k.kind, lower(hex(g.sha256)) AS sha256, g.bytes, min_by(s.snapshot, s.number) AS snapshot
+FROM file_rows f
+JOIN list_rows l ON l.file = f.file
+JOIN snapshot_rows s ON s.documents = l.list
+JOIN column_rows c ON c.snapshot = s.number
+JOIN lists k ON k.list = c.list
+JOIN list_rows r ON r.list = c.list AND r.shard = l.shard
+JOIN file_rows g ON g.kind = k.kind AND g.file = r.file
+WHERE f.kind = 'documents' AND f.sha256 = unhex(?) AND k.kind IN ('decisions', 'domain', 'cells', 'matches')
+GROUP BY c.tbl, k.kind, g.sha256, g.bytes ORDER BY min(s.number), c.tbl"""
+
+TAKEN_IN = """
+SELECT s.snapshot FROM file_rows f JOIN list_rows r ON r.file = f.file JOIN layer_rows l ON l.list = r.list
+JOIN snapshot_rows s ON s.number = l.snapshot
+WHERE f.kind = 'decisions' AND f.sha256 = unhex(?) ORDER BY s.number LIMIT 1"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Document:
+    """A document: its row of `documents`, and what its shard has about it as (table, file, first snapshot with it)."""
+
+    place: Place
+    columns: dict[str, Any]
+    tables: list[dict[str, Any]]
 
 
 def explain(catalog: Catalog, document: str) -> str:
     """A readable account of the document whose id begins with `document`. Raises UnknownReference or UsageError."""
-    row = _find(catalog, document)
-    name = row["id"]
-    lines = [
-        f"document {name}",
-        f"  source {row['source']}" + (f", {row['url']}" if row["url"] else ""),
-        f"  {row['n_chars']:,} characters, {row['n_bytes']:,} bytes, domain {row['domain'] or 'unknown'}",
-        "decisions, in order",
-    ]
-    decisions = sql(
-        catalog,
-        f"""SELECT d.snapshot, d.kept, d.rule, d.reason, d.kept_id, d.similarity
-        FROM decisions d JOIN snapshots s USING (snapshot) WHERE d.id = '{name}' ORDER BY s.started, d.snapshot""",
-    ).to_pylist()
-    for each in decisions:
-        lines.append(f"  {each['snapshot']:<22} " + _verdict(each))
-    if not decisions:
-        lines.append("  none was taken")
-    for each in decisions:
-        if each["kept_id"]:
-            lines += ["", f"kept instead: {each['kept_id']}", *_difference(catalog, name, each["kept_id"])]
-    lines += _taken_down(catalog, name)
-    lines += _contamination(catalog, name)
-    lines += _in_favour(catalog, name)
-    lines += _placed(catalog, name)
-    lines += _packed(catalog, name)
+    with session(catalog) as ask:
+        found = _find(catalog, ask, document)
+        name, row = found.columns["id"], found.columns
+        domain = _attribute(catalog, found, "domain", "domain") or row["domain"]
+        lines = [
+            f"document {name}",
+            f"  source {row['source']}" + (f", {row['url']}" if row["url"] else ""),
+            f"  {row['n_chars']:,} characters, {row['n_bytes']:,} bytes, domain {domain or 'unknown'}",
+            "decisions, in order",
+        ]
+        decisions = _decisions(catalog, found)
+        lines += [f"  {each['snapshot']:<22} " + _verdict(each) for each in decisions] or ["  none was taken"]
+        for each in decisions:
+            if each["kept_id"]:
+                lines += ["", f"kept instead: {each['kept_id']}", *_difference(catalog, name, each["kept_id"])]
+        lines += _taken_down(ask, row["content"])
+        lines += _contamination(catalog, found)
+        lines += _in_favour(catalog, ask, name)
+        lines += _placed(catalog, found)
+        lines += _packed(catalog, name)
     return "\n".join(lines)
 
 
-def _find(catalog: Catalog, document: str) -> dict[str, Any]:
+def _find(catalog: Catalog, ask: Ask, document: str) -> _Document:
     if not re.fullmatch(r"[0-9a-f]{4,32}", document):
         raise UsageError(f"{document!r} is not a document id: expected 4 to 32 hexadecimal digits")
-    rows = sql(
-        catalog,
-        f"""SELECT id, any_value(source) AS source, any_value(url) AS url, any_value(n_chars) AS n_chars,
-        any_value(n_bytes) AS n_bytes, any_value(domain) AS domain
-        FROM documents_parquet WHERE starts_with(id, '{document}') GROUP BY id ORDER BY id LIMIT 2""",
-    ).to_pylist()
-    if not rows:
+    found: dict[str, tuple[Place, dict[str, Any]]] = {}
+    for place in places(catalog, "documents", document)[:CANDIDATES]:
+        columns = read_row(catalog.store, place.file, place.row, DOCUMENT)
+        if columns["id"].startswith(document):
+            found.setdefault(columns["id"], (place, columns))
+    if not found:
         raise UnknownReference(f"no document whose id begins with {document}; ids are in `select id from documents`")
-    if len(rows) > 1:
-        raise UsageError(f"{document} begins more than one id ({rows[0]['id']}, {rows[1]['id']}): give more digits")
-    return dict(rows[0])
+    if len(found) > 1:
+        first, second, *_ = sorted(found)
+        raise UsageError(f"{document} begins more than one id ({first}, {second}): give more digits")
+    ((place, columns),) = found.values()
+    return _Document(place=place, columns=columns, tables=ask(TABLES, [place.file.sha256]).to_pylist())
+
+
+def _read(catalog: Catalog, document: _Document, each: dict[str, Any], columns: Sequence[str]) -> list[dict[str, Any]]:
+    ref = file_ref(each["sha256"], each["bytes"], "parquet")
+    return read_rows_of(catalog.store, ref, document.place.row, columns)
+
+
+def _attribute(catalog: Catalog, document: _Document, table: str, column: str) -> Any:
+    rows = [row for each in document.tables if each["tbl"] == table for row in _read(catalog, document, each, [column])]
+    return rows[-1][column] if rows else None
+
+
+def _decisions(catalog: Catalog, document: _Document) -> list[dict[str, Any]]:
+    """The decisions on a document, each once, in the order in which they were committed."""
+    columns = ["kept", "rule", "reason", "kept_id", "similarity"]
+    return [
+        {"snapshot": each["snapshot"], **row}
+        for each in document.tables
+        if each["kind"] == "decisions"
+        for row in _read(catalog, document, each, columns)
+    ]
 
 
 def _verdict(decision: dict[str, Any]) -> str:
@@ -74,7 +122,10 @@ def _verdict(decision: dict[str, Any]) -> str:
 
 
 def _text(catalog: Catalog, document: str) -> str:
-    return str(sql(catalog, f"SELECT text FROM texts WHERE id = '{document}' LIMIT 1")["text"][0].as_py())
+    rows = (
+        read_row(catalog.store, each.file, each.row, ["id", "text"]) for each in places(catalog, "documents", document)
+    )
+    return next(row["text"] for row in rows if row["id"] == document)
 
 
 def _difference(catalog: Catalog, dropped: str, kept: str) -> list[str]:
@@ -105,13 +156,12 @@ def _difference(catalog: Catalog, dropped: str, kept: str) -> list[str]:
     ]
 
 
-def _taken_down(catalog: Catalog, name: str) -> list[str]:
+def _taken_down(ask: Ask, content: str) -> list[str]:
     """The takedown of its text, whichever document was named."""
-    found = sql(
-        catalog,
-        f"""SELECT DISTINCT t.takedown, t.time, t.reason, t.models FROM takedowns t
-        JOIN taken_down n ON n.takedown = t.takedown JOIN documents_parquet d ON d.content = n.content
-        WHERE d.id = '{name}' ORDER BY t.takedown""",
+    found = ask(
+        """SELECT DISTINCT t.takedown, t.time, t.reason, t.models FROM takedowns t
+        JOIN taken_down n ON n.takedown = t.takedown WHERE n.content = ? ORDER BY t.takedown""",
+        [content],
     ).to_pylist()
     return [
         line
@@ -124,64 +174,64 @@ def _taken_down(catalog: Catalog, name: str) -> list[str]:
     ]
 
 
-def _contamination(catalog: Catalog, name: str) -> list[str]:
+def _contamination(catalog: Catalog, document: _Document) -> list[str]:
     """What it shares with evaluation sets."""
-    found = sql(catalog, f"SELECT * FROM matches WHERE id = '{name}' ORDER BY snapshot, evaluation").to_pylist()
-    return [
-        line
-        for row in found
-        for line in (
-            "",
-            f"shares {row['ngrams']} n-grams with {row['evaluation']}, the longest passage:",
-            row["passage"],
-        )
+    lines = []
+    for each in (table for table in document.tables if table["tbl"] == "matches"):
+        inputs = catalog.snapshot(each["snapshot"]).inputs
+        for row in _read(catalog, document, each, ["evaluation", "ngrams", "passage"]):
+            shared = f"shares {row['ngrams']} n-grams with {inputs[row['evaluation'] + 1]}, the longest passage:"
+            lines += ["", shared, row["passage"]]
+    return lines
+
+
+def _in_favour(catalog: Catalog, ask: Ask, name: str) -> list[str]:
+    found = places(catalog, "decisions", name)[:CANDIDATES]
+    rows = [
+        {
+            **read_row(catalog.store, each.file, each.row, ["id", "rule", "similarity", "kept_id"]),
+            "file": each.file.sha256,
+        }
+        for each in found
     ]
-
-
-def _in_favour(catalog: Catalog, name: str) -> list[str]:
-    rows = sql(
-        catalog,
-        f"""SELECT id, rule, similarity, snapshot FROM decisions WHERE kept_id = '{name}'
-        ORDER BY similarity DESC, id LIMIT {LISTED + 1}""",
-    ).to_pylist()
+    rows = sorted((row for row in rows if row["kept_id"] == name), key=lambda row: (-row["similarity"], row["id"]))
     if not rows:
         return []
+    taken = {
+        sha256: ask(TAKEN_IN, [sha256])["snapshot"][0].as_py() for sha256 in {row["file"] for row in rows[:LISTED]}
+    }
     lines = ["", "dropped in favour of this document"]
     lines += [
-        f"  {row['id']}  {row['rule']}  Jaccard {row['similarity']:.4f}  {row['snapshot']}" for row in rows[:LISTED]
+        f"  {row['id']}  {row['rule']}  Jaccard {row['similarity']:.4f}  {taken[row['file']]}" for row in rows[:LISTED]
     ]
     return lines + (["  …"] if len(rows) > LISTED else [])
 
 
-def _placed(catalog: Catalog, name: str) -> list[str]:
-    rows = sql(
-        catalog,
-        f"""SELECT arg_min(snapshot, started) AS fitted, c."window", c.cell, c.n_tokens, c.similarity
-        FROM cells c JOIN snapshots USING (snapshot) WHERE c.id = '{name}'
-        GROUP BY ALL ORDER BY min(started), c."window" LIMIT {LISTED}""",
-    ).to_pylist()
+def _placed(catalog: Catalog, document: _Document) -> list[str]:
+    columns = ["window", "cell", "n_tokens", "similarity"]
+    rows = [
+        (each["snapshot"], row)
+        for each in document.tables
+        if each["tbl"] == "cells"
+        for row in _read(catalog, document, each, columns)
+    ]
     if not rows:
         return []
     return ["", "windows"] + [
-        f"  {row['fitted']:<22} {row['window']:>3}  {row['n_tokens']:>5} tokens in cell {row['cell']}, "
+        f"  {fitted:<22} {row['window']:>3}  {row['n_tokens']:>5} tokens in cell {row['cell']}, "
         f"cosine to its centroid {row['similarity']:.3f}"
-        for row in rows
+        for fitted, row in rows[:LISTED]
     ]
 
 
 def _packed(catalog: Catalog, name: str) -> list[str]:
     """The packs that hold the document, and the models trained from them."""
-    wanted = pa.scalar(bytes.fromhex(name), pa.binary(16))
+    segments: dict[str, int] = {}
+    for place in places(catalog, "pack", name):
+        segments[place.file.sha256] = segments.get(place.file.sha256, 0) + 1
     lines = []
-    for snapshot in catalog.live():
-        if snapshot.contents.kind != "packs":
-            continue
-        rows = 0
-        for shard in snapshot.contents.shards:
-            with pa.memory_map(str(catalog.store.local(shard.tables["pack"]))) as source:
-                documents = pa.ipc.open_file(source).read_all()["documents"]
-                found = pc.equal(pc.list_flatten(documents).cast(pa.binary(16)), wanted)
-                rows += pc.sum(found).as_py() or 0
+    for snapshot in (each for each in catalog.live() if each.contents.kind == "packs"):
+        rows = sum(segments.get(shard.tables["pack"].sha256, 0) for shard in snapshot.contents.shards)
         if rows:
             models = [
                 each.ref

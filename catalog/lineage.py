@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from catalog.catalog import Catalog
 from catalog.errors import UsageError
 from catalog.query import sql
-from catalog.snapshot import Snapshot
+from catalog.snapshot import Run, Snapshot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,25 +23,43 @@ class Loss:
 
 
 def tree(catalog: Catalog, snapshot: Snapshot) -> list[str]:
-    """Lines of the tree from `snapshot` down to what was ingested; a snapshot met before is not drawn twice."""
+    """Lines of the tree from `snapshot` down to source files; a snapshot met before is not drawn twice."""
     lines: list[str] = []
     seen: set[str] = set()
 
     def draw(node: Snapshot, lead: str, branch: str) -> None:
         run = catalog.runs[node.run]
         again = node.ref in seen
-        facts = "see above" if again else f"{run.step}  {_facts(node)}  {run.seconds:.1f} s  {node.id[:12]}"
-        lines.append(f"{lead}{branch}{node.ref}  {facts}")
+        facts = f"{run.step}  {_facts(node)}  {run.seconds:.1f} s  {node.id[:12]}  tamis {run.code}"
+        lines.append(f"{lead}{branch}{node.ref}  " + ("see above" if again else facts))
         if again:
             return
         seen.add(node.ref)
         below = lead if not branch else lead + ("   " if branch.startswith("└") else "│  ")
-        inputs = catalog.inputs(node)
+        inputs, files = catalog.inputs(node), sources(run)
+        note = "│  " if inputs or files else "   "
+        settings = _settings(run)
+        if settings:
+            lines.append(f"{below}{note}{settings}")
         for number, each in enumerate(inputs):
-            draw(each, below, "└─ " if number == len(inputs) - 1 else "├─ ")
+            draw(each, below, "└─ " if number == len(inputs) - 1 and not files else "├─ ")
+        for number, (name, sha256) in enumerate(files):
+            lines.append(f"{below}{'└─ ' if number == len(files) - 1 else '├─ '}{name}  {sha256[:12]}")
 
     draw(snapshot, "", "")
     return lines
+
+
+def sources(run: Run) -> list[tuple[str, str]]:
+    """Name and sha256 of the files that an ingestion read from outside the store."""
+    return [(name, sha256) for name, _, sha256 in run.evidence] if run.step == "ingest" else []
+
+
+def _settings(run: Run) -> str:
+    """Settings in one line, without the marks of identity; long ones are cut."""
+    plain = {name: value for name, value in run.parameters.items() if name not in ("is", "revision", "paths")}
+    text = ", ".join(f"{name} {value}" for name, value in plain.items() if isinstance(value, (int, float, str)))
+    return text if len(text) <= 160 else text[:159] + "…"
 
 
 def ancestors(catalog: Catalog, snapshot: Snapshot) -> list[Snapshot]:
@@ -59,44 +77,20 @@ def ancestors(catalog: Catalog, snapshot: Snapshot) -> list[Snapshot]:
 
 def waterfall(catalog: Catalog, snapshot: Snapshot) -> list[Loss]:
     """The rules that led from ingestion to `snapshot`, in order, with what each dropped."""
-    layers = snapshot.contents.layers
-    if not layers:
+    if not snapshot.contents.layers:
         raise UsageError(f"{snapshot.ref} went through no deciding step, so there is nothing to show")
-    texts = _texts(snapshot)
-    behind = [each for each in ancestors(catalog, snapshot) if _texts(each) == texts]
-    names = ", ".join(f"'{each.ref}'" for each in behind)
-    rows = sql(
-        catalog,
-        f"""SELECT l.snapshot, l.layer, coalesce(k.rule, '') AS rule, count(*) AS documents, sum(t.n_tokens) AS tokens
-        FROM layer_rows l JOIN decisions_parquet k ON k.file = l.file
-        LEFT JOIN tokens_parquet t ON t.file = l.tokens AND t.row = k.row
-        WHERE l.snapshot IN ({names}) GROUP BY ALL ORDER BY ALL""",
-    ).to_pylist()
-    losses = []
-    for ref, layer in ((each.ref, layer) for each in behind for layer in each.contents.layers):
-        mine = [row for row in rows if (row["snapshot"], row["layer"]) == (ref, layer)]
-        documents = sum(row["documents"] for row in mine)
-        tokens = None if any(row["tokens"] is None for row in mine) else sum(row["tokens"] for row in mine)
-        for row in sorted(mine, key=lambda row: (-row["documents"], row["rule"])):
-            if row["rule"]:
-                losses.append(
-                    Loss(
-                        snapshot=ref,
-                        rule=row["rule"],
-                        documents=documents,
-                        tokens=None if tokens is None else int(tokens),
-                        dropped_documents=row["documents"],
-                        dropped_tokens=None if row["tokens"] is None else int(row["tokens"]),
-                    )
-                )
-                documents -= row["documents"]
-                tokens = None if tokens is None or row["tokens"] is None else tokens - row["tokens"]
-    return losses
-
-
-def _texts(snapshot: Snapshot) -> list[str]:
-    """What the documents of a snapshot are cut from: steps that drop some of them leave this as it is."""
-    return [shard.tables["documents"].sha256 for shard in snapshot.contents.shards if "documents" in shard.tables]
+    rows = sql(catalog, "FROM waterfall(?)", [snapshot.ref]).to_pylist()
+    return [
+        Loss(
+            snapshot=row["snapshot"],
+            rule=row["rule"],
+            documents=row["documents"],
+            tokens=row["n_tokens"],
+            dropped_documents=row["dropped_documents"],
+            dropped_tokens=row["dropped_tokens"],
+        )
+        for row in rows
+    ]
 
 
 def _facts(snapshot: Snapshot) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 from catalog.errors import ConflictError, CorruptStore
 from catalog.store import Store
 
-FORMAT = 1
+FORMAT = 2  # 2: snapshots may name manifests of their shards, and counts
 GENESIS = "0" * 64
 ATTEMPTS = 200
 SEAL = b',\n "sha256": '

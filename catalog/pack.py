@@ -18,7 +18,7 @@ under b"tamis"): context, vocab_size, end_of_text, tokenizer (sha256 of its file
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -145,6 +145,10 @@ class Packs:
 
     def __len__(self) -> int:
         return int(self._offsets[-1])
+
+    def files(self) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Each file's rows, with the global number of the first."""
+        yield from zip(self._offsets[:-1].tolist(), self._batches, strict=True)
 
     def rows(self, cells: np.ndarray, indices: np.ndarray) -> np.ndarray:
         """Global row numbers, int64[n], of row `indices[i]` of cell `cells[i]`."""

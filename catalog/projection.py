@@ -1,55 +1,41 @@
 """catalog.duckdb: a read-only projection of the log that any DuckDB client can open.
 
-It is built beside its place and renamed over it, so a reader sees the old file or the new one and never waits. It holds
-what the log holds (snapshots, runs, files) as tables, and views over the Parquet files for everything about documents;
-document rows stay in Parquet. Losing the file loses nothing: it is rebuilt from the log.
+It is built beside its place and renamed over it, so a reader sees the old file or the new one and never waits. A
+publisher copies the published file and adds what was committed since; when that file is missing, torn, or was made from
+another log or by other definitions, everything is built from the log. Losing the file loses nothing.
 
-`file` columns are absolute paths, so that a plain client finds the data from any working directory.
+It holds what the log and its manifests hold as tables, the counted figures, and views over the Parquet files for
+everything about documents; document rows stay in Parquet. Paths are absolute, so that a plain client finds the data
+from any working directory.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from catalog import schema
 from catalog.catalog import Catalog
 from catalog.errors import CorruptStore
 from catalog.fingerprint import fingerprint
 from catalog.log import GENESIS
-from catalog.snapshot import Snapshot
-from catalog.store import FileRef
-from catalog.takedown import NAMED
-from catalog.views import VIEWS
+from catalog.projected import TABLES, Projected
+from catalog.scans import SCANS, write_scans
+from catalog.views import MACROS, SCANNED, VIEWS
 
 FILENAME = "catalog.duckdb"
 LOCK = ".catalog.lock"
 STORAGE_VERSION = "v1.4.0"  # DuckDB 1.4 and later can open it; 2.0's own format can't be read by 1.x
-
-# What the views read from Parquet: the attribute tables of shards, then the artifacts of other snapshots.
-ATTRIBUTES = {
-    "documents": schema.DOCUMENTS,
-    "decisions": schema.DECISIONS,
-    "tokens": schema.TOKENS,
-    "domain": schema.DOMAIN,
-    "cells": schema.CELLS,
-    "draws": schema.DRAWS,
-    "statistics": schema.STATISTICS,
-    "edges": schema.EDGES,
-    "matches": schema.MATCHES,
-    "quarantine": schema.QUARANTINE,
-    "weights": schema.WEIGHTS,
-    "scores": schema.EVALUATIONS,
-    "taken_down": NAMED,
-}
+REVISION = 3  # raise it when equal logs give other rows; tests/catalog/test_projection.py notices
+DEFINITIONS = fingerprint(
+    [REVISION, SCANNED, VIEWS, MACROS, {name: str(columns) for name, columns in {**SCANS, **TABLES}.items()}]
+)
 
 
 def publish(catalog: Catalog) -> Path:
@@ -57,18 +43,45 @@ def publish(catalog: Catalog) -> Path:
 
     Publishers take turns and read the log when theirs comes, so the file never goes back. Raises CorruptStore.
     """
-    target = catalog.store.here / FILENAME
+    target = published_path(catalog)
     if _published(target) == _state(catalog.refresh()):
         return target
     with catalog.store.exclusive(LOCK):
-        if _published(target) != _state(catalog.refresh()):
-            _write(catalog, target)
+        published, wanted = _published(target), _state(catalog.refresh())
+        if published != wanted:
+            extends = published is not None and _is_earlier(catalog, published, wanted)
+            if not (extends and _extended(catalog, target, wanted)):
+                _replace(catalog, target, wanted, extends=False)
+    return target
+
+
+def publish_anew(catalog: Catalog) -> Path:
+    """Like `publish`, from the log alone: for a published file in which a block turned out to be torn."""
+    target = published_path(catalog)
+    with catalog.store.exclusive(LOCK):
+        _replace(catalog, target, _state(catalog.refresh()), extends=False)
     return target
 
 
 def is_whole(path: Path) -> bool:
     """Whether a published file can be read in full; one that is not there is no problem."""
     return not path.exists() or _published(path) is not None
+
+
+def is_current(connection: duckdb.DuckDBPyConnection, catalog: Catalog) -> bool:
+    """Whether an attached file shows the head of the log. Raises duckdb.Error when it can't be read."""
+    return _attached_state(connection, published_path(catalog)) == _state(catalog.refresh())
+
+
+def published_path(catalog: Catalog) -> Path:
+    """Where the projection is published."""
+    return catalog.store.here / FILENAME
+
+
+def is_torn(error: duckdb.Error) -> bool:
+    """Whether an error says that the file which was asked is damaged: DuckDB checks each block that it reads."""
+    damaged = (duckdb.FatalException, duckdb.InternalException, duckdb.SerializationException)
+    return isinstance(error, damaged) or "Corrupt database file" in str(error)
 
 
 def attach(connection: duckdb.DuckDBPyConnection, path: Path, *, options: str = "READ_ONLY") -> None:
@@ -100,34 +113,61 @@ def _published(path: Path) -> dict[str, Any] | None:
     try:
         with duckdb.connect() as connection:
             attach(connection, path)
-            (blocks,) = connection.execute(
-                "SELECT block_size * total_blocks FROM pragma_database_size() WHERE database_name = 'catalog'"
-            ).fetchall()[0]
-            if path.stat().st_size < blocks:
-                return None
-            state = connection.execute("SELECT * FROM published_state")
-            names = [column[0] for column in state.description]
-            return dict(zip(names, state.fetchall()[0], strict=True))
-    except (duckdb.Error, IndexError):
+            return _attached_state(connection, path)
+    except duckdb.Error:
         return None
 
 
-def _write(catalog: Catalog, target: Path) -> None:
+def _attached_state(connection: duckdb.DuckDBPyConnection, path: Path) -> dict[str, Any] | None:
+    """The state of an attached file; None when its end is missing. Raises duckdb.Error when it can't be read."""
+    (blocks,) = connection.execute(
+        "SELECT block_size * total_blocks FROM pragma_database_size() WHERE database_name = 'catalog'"
+    ).fetchall()[0]
+    state = connection.execute("SELECT * FROM published_state")
+    names, rows = [column[0] for column in state.description], state.fetchall()
+    return dict(zip(names, rows[0], strict=True)) if rows and path.stat().st_size >= blocks else None
+
+
+def _is_earlier(catalog: Catalog, published: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether the published file shows an earlier state of this log, and all that came since only adds to it."""
+    if any(published[name] != wanted[name] for name in ("root", "definitions")) or not published["sequence"]:
+        return False
+    commits, sequence = catalog.log.refresh(), published["sequence"]
+    if sequence > len(commits) or commits[sequence - 1].sha256 != published["head"]:
+        return False
+    return all(action.keys() <= {"run", "snapshot"} for commit in commits[sequence:] for action in commit.actions)
+
+
+def _extended(catalog: Catalog, target: Path, state: Mapping[str, Any]) -> bool:
+    """Whether the published file could be extended: not when a block of it that matters is torn."""
+    try:
+        _replace(catalog, target, state, extends=True)
+    except duckdb.Error as error:
+        if is_torn(error):
+            return False
+        raise
+    return True
+
+
+def _replace(catalog: Catalog, target: Path, state: Mapping[str, Any], *, extends: bool) -> None:
     for left in target.parent.glob(f".{target.name}.*"):  # by a publisher that was killed
         left.unlink()
     partial = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
     try:
+        if extends:
+            shutil.copyfile(target, partial)
         with duckdb.connect() as connection:
-            if not catalog.store.is_local:
-                connection.register_filesystem(catalog.store.fs)
-            attach(connection, partial, options=f"STORAGE_VERSION '{STORAGE_VERSION}'")
+            connection.execute("SET checkpoint_threshold = '1TB'")  # one checkpoint, at the end: see _keep_tail
+            attach(connection, partial, options="READ_WRITE" if extends else f"STORAGE_VERSION '{STORAGE_VERSION}'")
             connection.execute("BEGIN")
-            files = list(_file_rows(catalog))
-            _write_tables(connection, catalog, files)
-            _write_views(connection, catalog, files)
+            if not extends:
+                _create(connection, catalog)
+            _write(connection, catalog, state)
             connection.execute("COMMIT")
             connection.execute("USE memory")
             connection.execute("DETACH catalog")
+        if extends:
+            _keep_tail(target, partial)
         os.replace(partial, target)
     except duckdb.IOException as error:
         reason = str(error).partition("\n")[0]
@@ -139,314 +179,36 @@ def _write(catalog: Catalog, target: Path) -> None:
         partial.with_name(partial.name + ".wal").unlink(missing_ok=True)
 
 
-def _write_tables(connection: duckdb.DuckDBPyConnection, catalog: Catalog, files: list[dict[str, Any]]) -> None:
-    known = _attributes_of_documents(catalog)
-    tables = {
-        "published_state": [_state(catalog)],
-        "snapshot_rows": [_snapshot_row(catalog, each) for each in catalog.all_snapshots()],
-        "run_rows": [_run_row(run) for run in catalog.runs.values()],
-        "stage_rows": [{"run": run.fingerprint, **stage} for run in catalog.runs.values() for stage in run.stages],
-        "lineage_rows": _lineage_rows(catalog),
-        "shard_rows": list(_shard_rows(catalog, known)),
-        "file_rows": files,
-        "layer_rows": list(_layer_rows(catalog, known)),
-        "takedown_rows": _takedown_rows(catalog),
-        "exposure_rows": _exposure_rows(catalog),
-    }
-    for name, rows in tables.items():
-        connection.register("rows", pa.Table.from_pylist(rows, schema=TABLES[name]))
+def _keep_tail(old: Path, new: Path) -> None:
+    """Make `new`, which extends `old` by one checkpoint, hold all that the header of `old` refers to.
+
+    DuckDB opens a file once for its header and once more for its blocks, and between the two it may be replaced. One
+    checkpoint writes free blocks only, so the old header suits the new blocks but for those that it cut off at the end.
+    """
+    size = new.stat().st_size
+    with open(old, "rb") as source, open(new, "r+b") as target:
+        source.seek(size)
+        target.seek(size)
+        shutil.copyfileobj(source, target)
+
+
+def _create(connection: duckdb.DuckDBPyConnection, catalog: Catalog) -> None:
+    """Empty tables, the scans of no file yet, and the views."""
+    for name, columns in TABLES.items():
+        connection.register("rows", columns.empty_table())
         connection.execute(f"CREATE TABLE {name} AS SELECT * FROM rows")
         connection.unregister("rows")
+    write_scans(connection, SCANS)
+    root = catalog.store.url("data/").replace("'", "''")
+    for statement in (*SCANNED, *VIEWS, *MACROS):
+        connection.execute(statement.replace("{root}", root))
 
 
-def _write_views(connection: duckdb.DuckDBPyConnection, catalog: Catalog, files: list[dict[str, Any]]) -> None:
-    layers = {layer for each in catalog.live() for layer in each.contents.layers}
-    scanned: dict[str, set[str]] = {name: set() for name in ATTRIBUTES}
-    for row in files:
-        table = "decisions" if row["tbl"] in layers else row["tbl"]
-        scanned.setdefault(table, set()).add(row["file"])
-    scanned["taken_down"] = {catalog.store.url(each.named.path) for each in catalog.takedowns}
-    for name, columns in ATTRIBUTES.items():
-        connection.execute(f"CREATE VIEW {name}_parquet AS {_scan(sorted(scanned[name]), columns)}")
-    for statement in VIEWS:
-        connection.execute(statement)
-
-
-def _scan(files: Sequence[str], columns: pa.Schema) -> str:
-    """A SELECT over Parquet files with a `file` column; without files, the same columns and no row."""
-    names = ", ".join(f'"{name}"' for name in columns.names)
-    if files:
-        quoted = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
-        return f"SELECT filename AS file, {names} FROM read_parquet([{quoted}], filename=true)"
-    types = ", ".join(f'NULL::{_sql_type(field.type)} AS "{field.name}"' for field in columns)
-    return f"SELECT ''::VARCHAR AS file, {types} WHERE false"
-
-
-def _sql_type(arrow: pa.DataType) -> str:
-    if pa.types.is_large_list(arrow):
-        return f"{_sql_type(arrow.value_type)}[]"
-    return {
-        "int32": "INTEGER",
-        "int64": "BIGINT",
-        "uint16": "USMALLINT",
-        "uint64": "UBIGINT",
-        "float": "FLOAT",
-        "double": "DOUBLE",
-        "bool": "BOOLEAN",
-        "string": "VARCHAR",
-        "large_string": "VARCHAR",
-    }[str(arrow)]
-
-
-TABLES = {
-    "published_state": pa.schema(
-        [
-            ("root", pa.string()),
-            ("sequence", pa.int64()),
-            ("head", pa.string()),
-            ("definitions", pa.string()),
-        ]
-    ),
-    "snapshot_rows": pa.schema(
-        [
-            ("snapshot", pa.string()),
-            ("name", pa.string()),
-            ("version", pa.int32()),
-            ("kind", pa.string()),
-            ("id", pa.string()),
-            ("run", pa.string()),
-            ("step", pa.string()),
-            ("shards", pa.int32()),
-            ("rows", pa.int64()),
-            ("bytes", pa.int64()),
-            ("layers", pa.list_(pa.string())),
-            ("summary", pa.string()),
-            ("live", pa.bool_()),
-        ]
-    ),
-    "run_rows": pa.schema(
-        [
-            ("run", pa.string()),
-            ("step", pa.string()),
-            ("parameters", pa.string()),
-            ("code", pa.string()),
-            ("started", pa.timestamp("ms", tz="UTC")),
-            ("seconds", pa.float64()),
-        ]
-    ),
-    "stage_rows": pa.schema(
-        [
-            ("run", pa.string()),
-            ("stage", pa.string()),
-            ("tasks", pa.int32()),
-            ("rows", pa.int64()),
-            ("unit", pa.string()),
-            ("bytes", pa.int64()),
-            ("seconds", pa.float64()),
-        ]
-    ),
-    "lineage_rows": pa.schema(
-        [("snapshot", pa.string()), ("input", pa.string()), ("position", pa.int32()), ("step", pa.string())]
-    ),
-    "shard_rows": pa.schema(
-        [
-            ("snapshot", pa.string()),
-            ("shard", pa.int32()),
-            ("rows", pa.int64()),
-            ("documents", pa.string()),
-            ("tokens", pa.string()),
-            ("domain", pa.string()),
-            ("live", pa.string()),
-        ]
-    ),
-    "file_rows": pa.schema(
-        [
-            ("snapshot", pa.string()),
-            ("shard", pa.int32()),
-            ("tbl", pa.string()),
-            ("file", pa.string()),
-            ("sha256", pa.string()),
-            ("bytes", pa.int64()),
-        ]
-    ),
-    "layer_rows": pa.schema(
-        [
-            ("snapshot", pa.string()),
-            ("step", pa.string()),
-            ("layer", pa.string()),
-            ("file", pa.string()),
-            ("documents", pa.string()),
-            ("tokens", pa.string()),
-        ]
-    ),
-}
-
-TABLES |= {
-    "takedown_rows": pa.schema(
-        [
-            ("takedown", pa.int32()),
-            ("time", pa.timestamp("ms", tz="UTC")),
-            ("reason", pa.string()),
-            ("documents", pa.int64()),
-            ("file", pa.string()),
-            ("finished", pa.timestamp("ms", tz="UTC")),
-            ("replaced", pa.list_(pa.string())),
-            ("expired", pa.list_(pa.string())),
-        ]
-    ),
-    "exposure_rows": pa.schema(
-        [
-            ("takedown", pa.int32()),
-            ("model", pa.string()),
-            ("packs", pa.string()),
-            ("rows", pa.int64()),
-            ("samples", pa.int64()),
-            ("first", pa.int64()),
-        ]
-    ),
-}
-
-DEFINITIONS = fingerprint([VIEWS, {name: str(columns) for name, columns in {**ATTRIBUTES, **TABLES}.items()}])
-
-
-def _snapshot_row(catalog: Catalog, snapshot: Snapshot) -> dict[str, Any]:
-    contents = snapshot.contents
-    refs = {ref.path: ref.bytes for shard in contents.shards for ref in shard.tables.values()}
-    refs |= {ref.path: ref.bytes for ref in contents.artifacts.values()}
-    return {
-        "snapshot": snapshot.ref,
-        "name": snapshot.name,
-        "version": snapshot.version,
-        "kind": contents.kind,
-        "id": snapshot.id,
-        "run": snapshot.run,
-        "step": catalog.runs[snapshot.run].step,
-        "shards": len(contents.shards),
-        "rows": contents.rows,
-        "bytes": sum(refs.values()),
-        "layers": list(contents.layers),
-        "summary": json.dumps(contents.summary, sort_keys=True),
-        "live": catalog.is_live(snapshot),
-    }
-
-
-def _run_row(run: Any) -> dict[str, Any]:
-    return {
-        "run": run.fingerprint,
-        "step": run.step,
-        "parameters": json.dumps(run.parameters, sort_keys=True),
-        "code": run.code,
-        "started": int(run.started * 1000),
-        "seconds": run.seconds,
-    }
-
-
-def _takedown_rows(catalog: Catalog) -> list[dict[str, Any]]:
-    rewrites = {number: rewrite for rewrite in catalog.rewrites for number in rewrite.takedowns}
-    rows = []
-    for each in catalog.takedowns:
-        done = rewrites.get(each.number)
-        rows.append(
-            {
-                "takedown": each.number,
-                "time": int(each.time * 1000),
-                "reason": each.reason,
-                "documents": each.documents,
-                "file": catalog.store.url(each.named.path),
-                "finished": int(done.time * 1000) if done else None,
-                "replaced": list(done.replaced.values()) if done else [],
-                "expired": list(done.expired) if done else [],
-            }
-        )
-    return rows
-
-
-def _exposure_rows(catalog: Catalog) -> list[dict[str, Any]]:
-    return [
-        {"takedown": number, **asdict(each)}
-        for rewrite in catalog.rewrites
-        for number in rewrite.takedowns
-        for each in rewrite.exposures
-    ]
-
-
-def _lineage_rows(catalog: Catalog) -> list[dict[str, Any]]:
-    return [
-        {"snapshot": each.ref, "input": needed.ref, "position": position, "step": catalog.runs[each.run].step}
-        for each in catalog.all_snapshots()
-        for position, needed in enumerate(catalog.inputs(each))
-    ]
-
-
-def _attributes_of_documents(catalog: Catalog) -> dict[tuple[str, str], str]:
-    """(documents file, table) -> the newest file of that table: attributes found later serve older snapshots too."""
-    known = {}
-    for commit in catalog.log.refresh():
-        for action in commit.actions:
-            for shard in action.get("snapshot", {}).get("contents", {}).get("shards", ()):
-                documents = shard["tables"].get("documents")
-                for name in ("tokens", "domain"):
-                    if documents and name in shard["tables"]:
-                        known[documents["path"], name] = catalog.store.url(shard["tables"][name]["path"])
-    return known
-
-
-def _shard_rows(catalog: Catalog, known: Mapping[tuple[str, str], str]) -> Iterable[dict[str, Any]]:
-    for snapshot in catalog.live():
-        for number, shard in enumerate(snapshot.contents.shards):
-            documents = shard.tables.get("documents")
-            if documents is None:
-                continue
-            live = shard.tables[snapshot.contents.layers[-1]] if snapshot.contents.layers else None
-            yield {
-                "snapshot": snapshot.ref,
-                "shard": number,
-                "rows": shard.rows,
-                "documents": catalog.store.url(documents.path),
-                "tokens": known.get((documents.path, "tokens")),
-                "domain": known.get((documents.path, "domain")),
-                "live": catalog.store.url(live.path) if live else None,
-            }
-
-
-def _file_rows(catalog: Catalog) -> Iterable[dict[str, Any]]:
-    for snapshot in catalog.live():
-        parts: list[tuple[int | None, Mapping[str, FileRef]]] = [(None, snapshot.contents.artifacts)]
-        parts += [(number, shard.tables) for number, shard in enumerate(snapshot.contents.shards)]
-        for number, name, ref in ((number, name, ref) for number, refs in parts for name, ref in refs.items()):
-            yield {
-                "snapshot": snapshot.ref,
-                "shard": number,
-                "tbl": name,
-                "file": catalog.store.url(ref.path),
-                "sha256": ref.sha256,
-                "bytes": ref.bytes,
-            }
-
-
-def _layer_rows(catalog: Catalog, known: Mapping[tuple[str, str], str]) -> Iterable[dict[str, Any]]:
-    """Each layer of decisions once, under the snapshot that brought it.
-
-    Its name and all its files tell a layer: on a shard where two steps in turn drop nothing, both wrote the same file.
-    """
-    seen = set()
-    in_order = [
-        action["snapshot"] for commit in catalog.log.refresh() for action in commit.actions if "snapshot" in action
-    ]
-    for body in in_order:
-        snapshot = catalog.snapshot(f"{body['name']}@{body['version']}")
-        for layer in snapshot.contents.layers if catalog.is_live(snapshot) else ():
-            files = tuple(shard.tables[layer].path for shard in snapshot.contents.shards)
-            if (layer, files) in seen:
-                continue
-            seen.add((layer, files))
-            for shard, file in zip(snapshot.contents.shards, files, strict=True):
-                documents = shard.tables["documents"].path
-                yield {
-                    "snapshot": snapshot.ref,
-                    "step": catalog.runs[snapshot.run].step,
-                    "layer": layer,
-                    "file": catalog.store.url(file),
-                    "documents": catalog.store.url(documents),
-                    "tokens": known.get((documents, "tokens")),
-                }
+def _write(connection: duckdb.DuckDBPyConnection, catalog: Catalog, state: Mapping[str, Any]) -> None:
+    """Add what the log has and the file lacks."""
+    kinds = Projected(connection, catalog).extend()
+    write_scans(connection, kinds)
+    connection.execute("DELETE FROM published_state")
+    connection.register("rows", pa.Table.from_pylist([dict(state)], schema=TABLES["published_state"]))
+    connection.execute("INSERT INTO published_state SELECT * FROM rows")
+    connection.unregister("rows")

@@ -9,9 +9,14 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import duckdb
@@ -21,41 +26,131 @@ import pyarrow.parquet as pq
 
 from catalog.catalog import Catalog
 from catalog.errors import QueryError, UsageError
-from catalog.projection import attach, publish
+from catalog.projection import attach, is_current, is_torn, publish, publish_anew, published_path
+from catalog.scans import PROLOGUE
 
 FORMATS = ("table", "json", "csv", "parquet")
-MEMORY_LIMIT = "2GB"
+Ask = Callable[..., pa.Table]
 
 
-def sql(catalog: Catalog, query: str, parameters: Sequence[object] = ()) -> pa.Table:
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one query may take: memory as DuckDB writes it, and seconds of its own, opening the catalog not counted."""
+
+    memory: str = "2GB"
+    seconds: float = 300.0
+
+    def __post_init__(self) -> None:
+        if not MEMORY.fullmatch(self.memory):
+            raise UsageError(f"{self.memory!r} is no amount of memory: expected a number and a unit, like 500MB or 4GB")
+        if self.seconds <= 0:
+            raise UsageError(f"a query can't end in {self.seconds:g} seconds: expected more than 0")
+
+
+MEMORY = re.compile(r"[0-9]+(\.[0-9]+)? ?([KMGT]i?B)", re.IGNORECASE)
+USUAL = Limits()
+
+
+def sql(catalog: Catalog, query: str, parameters: Sequence[object] = (), *, limits: Limits = USUAL) -> pa.Table:
     """The rows of one SELECT; `?` in it stands for the parameters in turn. Raises QueryError with DuckDB's message."""
-    with _connect(catalog) as connection:
+    with session(catalog, limits=limits) as ask:
+        return ask(query, parameters)
+
+
+@contextmanager
+def session(catalog: Catalog, *, limits: Limits = USUAL) -> Iterator[Ask]:
+    """A function like `sql` for several queries to one state of the catalog.
+
+    A published file with a torn block is written again from the log, and asked once more.
+    """
+    connection = _current(catalog, limits)
+
+    def ask(query: str, parameters: Sequence[object] = ()) -> pa.Table:
+        nonlocal connection
         try:
-            kinds = [statement.type for statement in connection.extract_statements(query)]
-            if kinds != [duckdb.StatementType.SELECT]:
-                found = ", ".join(kind.name for kind in kinds) or "nothing"
-                raise QueryError(f"`tamis sql` only reads: expected one SELECT, got {found}")
-            return connection.sql(query, params=list(parameters)).to_arrow_table()
+            _check_reads(connection, query)
+            try:
+                return _within(connection, limits, lambda: _answer(connection, query, parameters))
+            except duckdb.Error as error:
+                if not is_torn(error):
+                    raise
+            connection.close()
+            connection = _connect(publish_anew(catalog), catalog, limits)
+            return _within(connection, limits, lambda: _answer(connection, query, parameters))
+        except duckdb.IOException as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise QueryError(f"the query failed: {reason}; `tamis verify` lists damaged files") from error
         except duckdb.Error as error:
             raise QueryError(f"the query failed: {str(error).strip()}") from error
 
+    try:
+        yield ask
+    finally:
+        connection.close()
 
-def _connect(catalog: Catalog) -> duckdb.DuckDBPyConnection:
-    """A read-only connection to the up-to-date projection, locked down.
+
+def _check_reads(connection: duckdb.DuckDBPyConnection, query: str) -> None:
+    kinds = [statement.type for statement in connection.extract_statements(query)]
+    if kinds != [duckdb.StatementType.SELECT]:
+        found = ", ".join(kind.name for kind in kinds) or "nothing"
+        raise QueryError(f"`tamis sql` only reads: expected one SELECT, got {found}")
+
+
+def _answer(connection: duckdb.DuckDBPyConnection, query: str, parameters: Sequence[object]) -> pa.Table:
+    try:
+        return connection.sql(query, params=list(parameters)).to_arrow_table()
+    except duckdb.Error as error:
+        if PROLOGUE not in str(error):
+            raise
+        for (statement,) in connection.execute("SELECT statement FROM prologue").fetchall():
+            connection.execute(statement)
+        return connection.sql(query, params=list(parameters)).to_arrow_table()
+
+
+def _within(connection: duckdb.DuckDBPyConnection, limits: Limits, answer: Callable[[], pa.Table]) -> pa.Table:
+    """What `answer` returns; it is interrupted when its time is over."""
+    timer = threading.Timer(limits.seconds, connection.interrupt)
+    timer.start()
+    try:
+        return answer()
+    except duckdb.InterruptException as error:
+        raise QueryError(
+            f"the query did not end in {limits.seconds:g} s: narrow it, or allow more with --max-seconds"
+        ) from error
+    except duckdb.OutOfMemoryException as error:
+        raise QueryError(
+            f"the query needs more than {limits.memory} of memory: narrow it, or allow more with --max-memory"
+        ) from error
+    finally:
+        timer.cancel()
+
+
+def _current(catalog: Catalog, limits: Limits) -> duckdb.DuckDBPyConnection:
+    """A connection to a published file that shows the head of the log: the one that is there, or a new one."""
+    with suppress(duckdb.Error):  # missing or damaged
+        connection = _connect(published_path(catalog), catalog, limits)
+        if is_current(connection, catalog):
+            return connection
+        connection.close()
+    return _connect(publish(catalog), catalog, limits)
+
+
+def _connect(path: Path, catalog: Catalog, limits: Limits) -> duckdb.DuckDBPyConnection:
+    """A read-only connection to a published file, locked down.
 
     It must run nothing but SELECT: within the store's folder DuckDB would let COPY write.
     """
     connection = duckdb.connect(config={"temp_directory": ""})
     if not catalog.store.is_local:
         connection.register_filesystem(catalog.store.fs)
-    attach(connection, publish(catalog))
+    attach(connection, path)
     root = catalog.store.url("").replace("'", "''")
     for setting in (
         f"allowed_directories = ['{root}']",
         "enable_external_access = false",
         "autoinstall_known_extensions = false",
         "autoload_known_extensions = false",
-        f"memory_limit = '{MEMORY_LIMIT}'",
+        f"memory_limit = '{limits.memory}'",
         "TimeZone = 'UTC'",
         "lock_configuration = true",
     ):

@@ -16,15 +16,17 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as distribution_version
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from catalog.catalog import Catalog
+from catalog.counts import add_up_receipts, count_task, store_counts
 from catalog.errors import ConflictError, TamisError
 from catalog.fingerprint import canonical, fingerprint
+from catalog.manifest import Shard
 from catalog.projection import publish
 from catalog.snapshot import Contents, Run, Snapshot
 from catalog.store import FileRef, Store
@@ -103,6 +105,7 @@ class Work:
     name: str
     step: str
     fingerprint: str
+    evidence: Any
     catalog: Catalog
     executor: Executor
     listener: Listener = ignore
@@ -250,8 +253,16 @@ def begin(
     listener: Listener = ignore,
 ) -> Work:
     """The work that `run` would do, not started: its identity and its folder."""
-    identity = identify(step, inputs)
-    return Work(name=into, step=step.verb, fingerprint=identity, catalog=catalog, executor=executor, listener=listener)
+    evidence = evidence_of(step, inputs)
+    return Work(
+        name=into,
+        step=step.verb,
+        fingerprint=identify(step, inputs, evidence),
+        evidence=evidence,
+        catalog=catalog,
+        executor=executor,
+        listener=listener,
+    )
 
 
 def _known(catalog: Catalog, identity: str, into: str) -> Snapshot | None:
@@ -269,6 +280,7 @@ def _make(step: Step, inputs: Sequence[Snapshot], into: str, work: Work) -> Snap
     if not inputs and holds_suppressed(work.store, contents, work.catalog.refresh().suppressed):
         work.restart()  # receipts from before a takedown: what is read now is read without its documents
         contents = step.build(work)
+    contents = _counted(work, contents)
     # a stage of training may be older than this build: computed ahead of it, or in part before a kill
     seconds = max(time.monotonic() - clock, sum(stage["seconds"] for stage in work.stages))
     record = Run(
@@ -281,13 +293,31 @@ def _make(step: Step, inputs: Sequence[Snapshot], into: str, work: Work) -> Snap
         seconds=seconds,
         stages=tuple(work.stages),
         attachments=work.attachments,
+        evidence=work.evidence or (),
     )
     return work.catalog.commit(into, contents, record, inputs=inputs)
 
 
-def identify(step: Step, inputs: Sequence[Snapshot]) -> str:
-    """Fingerprint (hex) of a step on given inputs."""
-    evidence = step.evidence(*inputs) if isinstance(step, HasEvidence) else None
+def _counted(work: Work, contents: Contents) -> Contents:
+    """`contents` with the figures that SQL answers from."""
+    if contents.kind != "documents":
+        return contents
+    tables = work.catalog.attributes(contents)
+    tasks = [
+        {"shard": Shard(rows=shard.rows, tables={**more, **shard.tables}), "layers": contents.layers}
+        for shard, more in zip(contents.shards, tables, strict=True)
+    ]
+    receipts = work.stage("figures", count_task, tasks)
+    return replace(contents, counts=store_counts(work.store, add_up_receipts(receipts)))
+
+
+def evidence_of(step: Step, inputs: Sequence[Snapshot]) -> Any:
+    """What the answer of a step depends on beside settings and inputs; None for most steps."""
+    return step.evidence(*inputs) if isinstance(step, HasEvidence) else None
+
+
+def identify(step: Step, inputs: Sequence[Snapshot], evidence: Any) -> str:
+    """Fingerprint (hex) of a step on given inputs, and on evidence beside them (null where there is none)."""
     return fingerprint({"step": canonical(step), "evidence": evidence, "inputs": [each.id for each in inputs]})
 
 

@@ -124,3 +124,15 @@ EVALUATIONS = pa.schema(
         ("n_bytes", pa.int32()),
     ]
 )
+
+# What a model was given: segments of rows of its packs (`shard` is the file), and how many samples held the row.
+GIVEN = pa.schema(
+    [
+        ("id", pa.string()),
+        ("shard", pa.int32()),
+        ("row", pa.int32()),
+        ("start", pa.int32()),
+        ("n_tokens", pa.int32()),
+        ("samples", pa.int64()),
+    ]
+)

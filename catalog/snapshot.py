@@ -11,13 +11,15 @@ A snapshot's `id` is the sha256 of what it contains, so two runs with equal ids 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from catalog.documents import OF_TOKENS, USUAL, Documents
 from catalog.errors import UsageError
 from catalog.fingerprint import fingerprint
-from catalog.store import FileRef
+from catalog.manifest import Filed, Shard
+from catalog.store import FileRef, Store
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 REFERENCE = re.compile(rf"({NAME.pattern})(?:@([0-9]+))?")
@@ -25,25 +27,19 @@ KINDS = ("documents", "tokenizer", "classifier", "mixture", "packs", "model", "e
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shard:
-    """One partition of a snapshot. `rows` counts its live documents (or windows, for packs)."""
-
-    rows: int
-    tables: Mapping[str, FileRef]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Contents:
     """What a step produced, before it has a name: this alone decides the snapshot's id.
 
-    `summary` holds deterministic figures about the result; timings belong to the run.
+    `summary` holds deterministic figures about the result; timings belong to the run. `counts` are files with figures
+    that were counted from the rest (catalog.counts), so they say nothing about what it is.
     """
 
     kind: str
-    shards: tuple[Shard, ...] = ()
+    shards: Sequence[Shard] = ()
     layers: tuple[str, ...] = ()
     artifacts: Mapping[str, FileRef] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
+    counts: Mapping[str, FileRef] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -63,29 +59,51 @@ class Contents:
 
     @property
     def rows(self) -> int:
-        return sum(shard.rows for shard in self.shards)
+        """Live documents (or windows, for packs) of all shards."""
+        return self.shards.rows if isinstance(self.shards, Filed) else sum(shard.rows for shard in self.shards)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What its documents are cut from: steps that drop some of them leave this as it is."""
+        if isinstance(self.shards, Filed):
+            return ("documents", self.shards.files["documents"].sha256) if self.has("documents") else ()
+        return tuple(shard.tables["documents"].sha256 for shard in self.shards if "documents" in shard.tables)
+
+    def has(self, table: str) -> bool:
+        """Whether it has shards and all of them have `table`."""
+        if isinstance(self.shards, Filed):
+            return table in self.shards.files and not self.shards.table(table)["sha256"].null_count
+        return bool(self.shards) and all(table in shard.tables for shard in self.shards)
+
+    def files(self) -> Iterator[FileRef]:
+        """Every file that it needs: those of its shards, the manifests that list them, artifacts and counts."""
+        for shard in self.shards:
+            yield from shard.tables.values()
+        if isinstance(self.shards, Filed):
+            yield from self.shards.files.values()
+        yield from self.artifacts.values()
+        yield from self.counts.values()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """Contents with a name, a version, the run that made them, and the references of the snapshots it read.
 
-    The run knows its inputs by id, which several snapshots may share; `inputs` says which ones were meant.
+    The run knows its inputs by id, which several snapshots may share; `inputs` says which ones were meant. `id` is that
+    of the contents, as the log has it.
     """
 
     name: str
     version: int
+    id: str
     run: str
     inputs: tuple[str, ...]
     contents: Contents
+    store: Store = field(compare=False, repr=False)
 
     @property
     def ref(self) -> str:
         return f"{self.name}@{self.version}"
-
-    @property
-    def id(self) -> str:
-        return self.contents.id
 
     def artifact(self, name: str) -> FileRef:
         """One of its files. Raises UsageError naming what there is."""
@@ -94,6 +112,12 @@ class Snapshot:
         except KeyError:
             have = ", ".join(self.contents.artifacts) or "none"
             raise UsageError(f"{self.ref} ({self.contents.kind}) has no {name!r}; its artifacts: {have}") from None
+
+    def documents(self, columns: Sequence[str] = USUAL) -> Documents:
+        """Its live documents. Raises UsageError for other kinds of snapshots and for columns there are not."""
+        self.require("documents", *(["tokens"] if set(columns) & set(OF_TOKENS) else []))
+        contents = self.contents
+        return Documents(store=self.store, shards=contents.shards, layers=contents.layers, columns=tuple(columns))
 
     def require(self, kind: str, *tables: str) -> Snapshot:
         """Itself, when it is of `kind` and its shards have `tables`; else UsageError saying which step adds them."""
@@ -108,7 +132,10 @@ class Snapshot:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One execution of a step: `fingerprint` identifies step and inputs; the rest says how it went."""
+    """One execution of a step: `fingerprint` identifies step and inputs; the rest says how it went.
+
+    `evidence` is what the answer depended on beside them: for `ingest` name, source and sha256 of every file it read.
+    """
 
     fingerprint: str
     step: str
@@ -119,6 +146,7 @@ class Run:
     seconds: float
     stages: tuple[Mapping[str, Any], ...] = ()
     attachments: Mapping[str, FileRef] = field(default_factory=dict)
+    evidence: Any = ()
 
 
 def parse_reference(text: str) -> tuple[str, int | None]:
@@ -131,8 +159,17 @@ def parse_reference(text: str) -> tuple[str, int | None]:
 
 
 def snapshot_action(snapshot: Snapshot) -> dict[str, Any]:
-    """The log's form of a snapshot."""
-    return {"snapshot": {**asdict(snapshot), "id": snapshot.id}}
+    """The log's form of a snapshot. For a large one it names the manifest files that list the shards."""
+    contents = snapshot.contents
+    form: dict[str, Any] = {name: getattr(contents, name) for name in ("kind", "layers", "summary")}
+    form |= {name: _plain(getattr(contents, name)) for name in ("artifacts", "counts")}
+    if isinstance(contents.shards, Filed):
+        shards = contents.shards
+        form["manifests"] = {"files": _plain(shards.files), "shards": len(shards), "rows": shards.rows}
+    else:
+        form["shards"] = [{"rows": shard.rows, "tables": _plain(shard.tables)} for shard in contents.shards]
+    head = {name: getattr(snapshot, name) for name in ("name", "version", "id", "run", "inputs")}
+    return {"snapshot": {**head, "contents": form}}
 
 
 def run_action(run: Run) -> dict[str, Any]:
@@ -140,29 +177,35 @@ def run_action(run: Run) -> dict[str, Any]:
     return {"run": asdict(run)}
 
 
-def snapshot_from_action(body: Mapping[str, Any]) -> Snapshot:
+def snapshot_from_action(body: Mapping[str, Any], store: Store) -> Snapshot:
     """Inverse of `snapshot_action`."""
-    contents = body["contents"]
-    shards = tuple(Shard(rows=s["rows"], tables=_refs(s["tables"])) for s in contents["shards"])
-    return Snapshot(
-        name=body["name"],
-        version=body["version"],
-        run=body["run"],
-        inputs=tuple(body["inputs"]),
-        contents=Contents(
-            kind=contents["kind"],
-            shards=shards,
-            layers=tuple(contents["layers"]),
-            artifacts=_refs(contents["artifacts"]),
-            summary=contents["summary"],
-        ),
+    form = body["contents"]
+    shards: Sequence[Shard]
+    if "manifests" in form:
+        listed = form["manifests"]
+        shards = Filed(store, _refs(listed["files"]), count=listed["shards"], rows=listed["rows"])
+    else:
+        shards = tuple(Shard(rows=each["rows"], tables=_refs(each["tables"])) for each in form["shards"])
+    contents = Contents(
+        kind=form["kind"],
+        shards=shards,
+        layers=tuple(form["layers"]),
+        artifacts=_refs(form["artifacts"]),
+        summary=form["summary"],
+        counts=_refs(form.get("counts", {})),  # log format 1 had none
     )
+    head = {name: body[name] for name in ("name", "version", "id", "run")}
+    return Snapshot(**head, inputs=tuple(body["inputs"]), contents=contents, store=store)
 
 
 def run_from_action(body: Mapping[str, Any]) -> Run:
     """Inverse of `run_action`."""
     fields = {**body, "inputs": tuple(body["inputs"]), "stages": tuple(body["stages"])}
     return Run(**{**fields, "attachments": _refs(body["attachments"])})
+
+
+def _plain(refs: Mapping[str, FileRef]) -> dict[str, Any]:
+    return {name: asdict(ref) for name, ref in refs.items()}
 
 
 def _refs(tables: Mapping[str, Any]) -> dict[str, FileRef]:

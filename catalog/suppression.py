@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from catalog.catalog import HOLD_TEXT, Catalog
 from catalog.errors import QueryError, UnknownReference, UsageError
 from catalog.log import Action
+from catalog.manifest import filed
 from catalog.query import sql
 from catalog.snapshot import Contents, Run, Snapshot, run_action, snapshot_action
 from catalog.store import FileRef
@@ -111,6 +112,7 @@ def commit_rewrite(
     None, and no commit, when there is a live snapshot that may hold text and is not in `considered`, or a new takedown.
     """
     order = in_order(catalog, contents)
+    listed = {ref: replace(each, shards=filed(catalog.store, each.shards)) for ref, each in contents.items()}
 
     def build() -> list[Action]:
         now = {each.ref for each in catalog.live() if each.contents.kind in HOLD_TEXT}
@@ -122,7 +124,13 @@ def commit_rewrite(
             inputs = (old.ref, *(replaced[each] for each in old.inputs if each in replaced))
             version = catalog.next_version(old.name)
             new = Snapshot(
-                name=old.name, version=version, run=run.fingerprint, inputs=inputs, contents=contents[old.ref]
+                name=old.name,
+                version=version,
+                id=contents[old.ref].id,
+                run=run.fingerprint,
+                inputs=inputs,
+                contents=listed[old.ref],
+                store=catalog.store,
             )
             replaced[old.ref] = new.ref
             snapshots.append(snapshot_action(new))

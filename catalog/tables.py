@@ -6,13 +6,14 @@ Written bytes are a pure function of the rows: fixed compression, fixed row-grou
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from catalog.errors import CorruptStore
-from catalog.snapshot import Shard
+from catalog.manifest import Shard
 from catalog.store import FileRef, Store
 
 ROW_GROUP = 8192
@@ -32,6 +33,28 @@ def read_table(store: Store, ref: FileRef, columns: Sequence[str] | None = None)
         return pq.read_table(path, columns=None if columns is None else list(columns), partitioning=None)
     except (OSError, pa.ArrowException) as error:
         raise CorruptStore(f"{ref.path} can't be read: {error}; `tamis verify` lists damaged files") from error
+
+
+def read_row(store: Store, ref: FileRef, position: int, columns: Sequence[str]) -> dict[str, Any]:
+    """The row at a position of a table file: one row group of it is read. Raises CorruptStore."""
+    path = store.local(ref)
+    try:
+        group, offset = divmod(position, ROW_GROUP)
+        rows = pq.ParquetFile(path).read_row_group(group, columns=list(columns)).slice(offset, 1)
+        return dict(rows.to_pylist()[0])
+    except (OSError, IndexError, pa.ArrowException) as error:
+        raise CorruptStore(f"{ref.path} can't be read: {error}; `tamis verify` lists damaged files") from error
+
+
+def read_rows_of(store: Store, ref: FileRef, row: int, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of a table file about one document, found by the statistics of its row groups. Raises CorruptStore."""
+    path = store.local(ref)
+    try:
+        wanted = list(dict.fromkeys(["row", *columns]))
+        rows = pq.read_table(path, columns=wanted, filters=[("row", "=", row)], partitioning=None)
+    except (OSError, pa.ArrowException) as error:
+        raise CorruptStore(f"{ref.path} can't be read: {error}; `tamis verify` lists damaged files") from error
+    return list(rows.select(list(columns)).to_pylist())
 
 
 def live_rows(store: Store, shard: Shard, layers: Sequence[str]) -> pa.Array | None:

@@ -273,12 +273,43 @@ def show(reference: Annotated[str, typer.Argument(help="name or name@version")],
 
 
 @app.command("log")
-def lineage(reference: Annotated[str, typer.Argument(help="name or name@version")], store: StoreOption = STORE) -> None:
-    """Draw the tree of runs that led to a snapshot."""
+def lineage(
+    reference: Annotated[str, typer.Argument(help="name or name@version")],
+    store: StoreOption = STORE,
+    openlineage: Annotated[
+        Path | None, typer.Option("--openlineage", help="Write the runs as OpenLineage events to this file instead.")
+    ] = None,
+) -> None:
+    """Draw the tree of runs that led to a snapshot, down to source files."""
     from catalog.lineage import tree
+    from catalog.openlineage import run_events
 
     catalog = _catalog(store)
-    typer.echo("\n".join(tree(catalog, catalog.snapshot(reference))))
+    snapshot = catalog.snapshot(reference)
+    if openlineage is None:
+        typer.echo("\n".join(tree(catalog, snapshot)))
+    else:
+        events = list(run_events(catalog, snapshot))
+        openlineage.write_text("".join(f"{event}\n" for event in events))
+        typer.echo(f"{len(events)} events in {openlineage}")
+
+
+@app.command()
+def waterfall(
+    reference: Annotated[str, typer.Argument(help="Documents: name or name@version.")], store: StoreOption = STORE
+) -> None:
+    """Show what each rule took, in order, and what each alone decides.
+
+    The second table says for the documents of a rule what would have become of them without it.
+    """
+    from catalog.counterfactual import alone
+    from catalog.lineage import waterfall as losses_of
+    from clusters.screens import alone_table, waterfall_table
+
+    catalog = _catalog(store)
+    snapshot = catalog.snapshot(reference)
+    typer.echo(waterfall_table(losses_of(catalog, snapshot)))
+    typer.echo("\nwithout one rule\n" + alone_table(alone(catalog, snapshot)))
 
 
 @app.command()
@@ -286,9 +317,11 @@ def sql(
     query: Annotated[str, typer.Argument(help="One SELECT.")],
     store: StoreOption = STORE,
     output_format: Annotated[str, typer.Option("--format", help="table, json, csv or parquet.")] = "table",
+    max_seconds: Annotated[float, typer.Option(help="Time after which the query is stopped.")] = 300.0,
+    max_memory: Annotated[str, typer.Option(help="Memory that the query may take, like 500MB.")] = "2GB",
 ) -> None:
     """Ask the catalog in SQL, read-only."""
-    _print_sql(store, query, output_format)
+    _print_sql(store, query, output_format, max_seconds=max_seconds, max_memory=max_memory)
 
 
 @app.command()
@@ -450,14 +483,17 @@ def _catalog(store: str):  # type: ignore[no-untyped-def]
     return Catalog.open(store)
 
 
-def _print_sql(store: str, query: str, output_format: str) -> None:
+def _print_sql(
+    store: str, query: str, output_format: str, *, max_seconds: float = 300.0, max_memory: str = "2GB"
+) -> None:
     from catalog import query as queries
 
     if output_format not in queries.FORMATS:
         raise UsageError(f"no output format {output_format!r}; the formats are {', '.join(queries.FORMATS)}")
     if output_format == "parquet" and sys.stdout.isatty():
         raise UsageError("Parquet is not for a terminal: write it to a file, like --format parquet > rows.parquet")
-    queries.print_result(queries.sql(_catalog(store), query), output_format)
+    limits = queries.Limits(memory=max_memory, seconds=max_seconds)
+    queries.print_result(queries.sql(_catalog(store), query, limits=limits), output_format)
 
 
 def _absolute(paths: list[str]) -> tuple[str, ...]:

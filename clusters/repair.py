@@ -19,7 +19,7 @@ from catalog.catalog import Catalog
 from catalog.errors import TamisError
 from catalog.fingerprint import fingerprint
 from catalog.projection import FILENAME, is_whole, publish
-from catalog.run import Executor, Step, Work, identify
+from catalog.run import Executor, Step, Work, evidence_of, identify
 from catalog.snapshot import Snapshot
 from catalog.store import FileRef, Store
 from catalog.suppression import in_order
@@ -84,7 +84,8 @@ def _run_again(
 ) -> None:
     """Run the step of a snapshot on its inputs for the files it writes. Raises TamisError when that can't be."""
     inputs = catalog.inputs(snapshot)
-    step = next((each for each in _steps(catalog, snapshot, sources) if identify(each, inputs) == snapshot.run), None)
+    steps = _steps(catalog, snapshot, sources)
+    step = next((s for s in steps if identify(s, inputs, evidence_of(s, inputs)) == snapshot.run), None)
     if step is None:
         raise TamisError("--from does not name the files that it was read from")
     console.started(snapshot.name)
@@ -92,6 +93,7 @@ def _run_again(
         name=snapshot.name,
         step=step.verb,
         fingerprint=fingerprint({"repair": snapshot.run}),
+        evidence=None,
         catalog=catalog,
         executor=executor,
         listener=console.stage,

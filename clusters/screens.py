@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from catalog.catalog import Catalog
+from catalog.counterfactual import Alone
 from catalog.lineage import Loss, waterfall
 from catalog.query import render, sql
 from catalog.snapshot import Snapshot
@@ -131,6 +132,16 @@ def waterfall_table(losses: list[Loss]) -> str:
     left = None if last.tokens is None or last.dropped_tokens is None else last.tokens - last.dropped_tokens
     rows.append(line("left", last.documents - last.dropped_documents, left, ""))
     return "\n".join(rows)
+
+
+def alone_table(rows: list[Alone]) -> str:
+    """What would have become of the documents of each rule without it."""
+    lines = [f"  {'rule':<28} {'dropped':>10} {'taken anyway':>13} {'left':>10} {'unknown':>10}"]
+    lines += [
+        f"  {row.rule:<28} {row.dropped:>10,} {row.taken_anyway:>13,} {row.left:>10,} {row.unknown:>10,}"
+        for row in rows
+    ]
+    return "\n".join(lines)
 
 
 def last_screen(catalog: Catalog, made: Mapping[str, Snapshot], model: Path, *, store: str) -> str:

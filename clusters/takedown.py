@@ -185,8 +185,10 @@ def holders(catalog: Catalog, named: pa.Table) -> list[Snapshot]:
     """Live documents snapshots whose shards hold one of these texts (NAMED)."""
     refs = sql(
         catalog,
-        """SELECT DISTINCT snapshot FROM shard_rows JOIN (SELECT DISTINCT file FROM documents_parquet
-        WHERE content IN (SELECT unnest(?::VARCHAR[])) AND n_chars > 0) d ON d.file = documents ORDER BY snapshot""",
+        """SELECT DISTINCT s.snapshot FROM snapshot_rows s JOIN list_rows l ON l.list = s.documents
+        JOIN (SELECT DISTINCT file FROM documents_parquet
+              WHERE content IN (SELECT unnest(?::VARCHAR[])) AND n_chars > 0) d ON d.file = l.file
+        ORDER BY snapshot""",
         [named["content"].unique().to_pylist()],
     )["snapshot"].to_pylist()
     return [catalog.snapshot(ref) for ref in refs]

@@ -45,7 +45,15 @@ def begin_rewrite(catalog: Catalog, *, executor: Executor, listener: Listener = 
     """The work of rewriting what is live now, by its identity."""
     live = sorted(each.id for each in catalog.live() if each.contents.kind in HOLD_TEXT)
     identity = fingerprint({"step": RULE, "takedowns": len(catalog.takedowns), "inputs": live})
-    return Work(name=RULE, step=RULE, fingerprint=identity, catalog=catalog, executor=executor, listener=listener)
+    return Work(
+        name=RULE,
+        step=RULE,
+        fingerprint=identity,
+        evidence=None,
+        catalog=catalog,
+        executor=executor,
+        listener=listener,
+    )
 
 
 def rewrite(work: Work) -> Rewritten:
@@ -145,7 +153,7 @@ def _rebuilt(
         shards = [_emptied(shard, receipt, contents.layers, layered=layered) for shard, receipt in pairs]
     layers = (RULE, *contents.layers) if layered and RULE not in contents.layers else contents.layers
     summary = {**contents.summary, "taken_down": contents.summary.get("taken_down", 0) + contents.rows}
-    rebuilt = replace(contents, shards=tuple(shards), layers=layers)
+    rebuilt = replace(contents, shards=tuple(shards), layers=layers, counts={})  # other documents, other figures
     return replace(rebuilt, summary={**summary, "taken_down": summary["taken_down"] - rebuilt.rows})
 
 

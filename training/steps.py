@@ -15,9 +15,11 @@ from typing import ClassVar
 from catalog.pack import Packs
 from catalog.run import Work
 from catalog.snapshot import Contents, Snapshot
+from catalog.tables import write_table
 from training.config import EarlyStopping, ModelConfig, TrainConfig, sized
 from training.context import LocalContext
 from training.folder import model_config, write_model
+from training.given import given
 from training.inputs import (
     MODEL_FILES,
     check_tokenizers,
@@ -27,7 +29,7 @@ from training.inputs import (
     scored_documents,
 )
 from training.model import Llama
-from training.pretrain import TrainResult, read_result
+from training.pretrain import TrainResult, ordered, read_result
 from training.telemetry import Progress
 from training.worker import FinetuneJob, Job, PretrainJob, fit_with_ray
 
@@ -175,7 +177,7 @@ def _trained(work: Work, job: Job, packs: Snapshot) -> Contents:
     else:
         context = LocalContext(device_name="cpu", num_threads=job.threads)
         result = job.run(context, lambda progress: _tell_progress(work, progress))
-    return _model(work, result, packs)
+    return _model(work, job, result, packs)
 
 
 def _tell_progress(work: Work, progress: Progress, *, prefix: str = "") -> None:
@@ -183,8 +185,11 @@ def _tell_progress(work: Work, progress: Progress, *, prefix: str = "") -> None:
     work.tell("train", progress.step, progress.steps, note=prefix + note)
 
 
-def _model(work: Work, result: TrainResult, packs: Snapshot) -> Contents:
+def _model(work: Work, job: Job, result: TrainResult, packs: Snapshot) -> Contents:
     """The contents of a finished run; metrics and time belong to the run's record, not to the model's identity."""
+    reader = Packs(job.packs)
+    order = ordered(reader, job.weights if isinstance(job, PretrainJob) else None, seed=job.train.seed)
+    counts = {"given": write_table(work.store, given(reader, order, samples=result.steps * job.train.batch_rows))}
     work.record("train", tasks=1, rows=result.tokens, unit="tokens", num_bytes=0, seconds=result.seconds)
     metrics = result.model_dir.parent / "metrics.jsonl"
     if metrics.exists():
@@ -199,4 +204,4 @@ def _model(work: Work, result: TrainResult, packs: Snapshot) -> Contents:
     }
     artifacts = {name: work.store.put_copy(result.model_dir / name) for name in MODEL_FILES}
     artifacts["tokenizer"] = packs.artifact("tokenizer")
-    return Contents(kind="model", artifacts=artifacts, summary=summary)
+    return Contents(kind="model", artifacts=artifacts, summary=summary, counts=counts)

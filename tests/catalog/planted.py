@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from catalog import schema
 from catalog.catalog import Catalog
+from catalog.counts import count_task
 from catalog.run import Receipt, Task, TaskFunction, Work, as_json, file_ref
 from catalog.snapshot import Contents, Run, Shard, Snapshot
 from catalog.store import Store
@@ -94,7 +95,7 @@ class Thin:
 
 @dataclass(kw_only=True)
 class Inline:
-    """Runs tasks here, `workers` of them shuffled at a time; counts them, and may fail before one of them."""
+    """Runs tasks here, `workers` of them shuffled at a time; counts those of steps, and may fail before one of them."""
 
     workers: int = 1
     fail_before: int | None = None
@@ -108,7 +109,7 @@ class Inline:
             for index in wave:
                 if self.ran == self.fail_before:
                     raise RuntimeError("the power went out")
-                self.ran += 1
+                self.ran += function is not count_task
                 yield index, function(store, tasks[index])
 
 

@@ -2,20 +2,56 @@
 
 from __future__ import annotations
 
+import json
 import re
+import uuid
+from datetime import datetime
 from itertools import pairwise
 
+import jsonschema
 import pytest
 
 from catalog.errors import UsageError
+from catalog.fingerprint import sha256_file
 from catalog.lineage import ancestors, tree, waterfall
+from catalog.openlineage import run_events
 from catalog.query import sql
 from tests.conftest import Curated
+
+_NAMED = {
+    "type": "object",
+    "required": ["namespace", "name"],
+    "properties": {
+        "namespace": {"type": "string"},
+        "name": {"type": "string"},
+        "facets": {"type": "object", "additionalProperties": {"required": ["_producer", "_schemaURL"]}},
+    },
+}
+# The required fields and types of RunEvent in OpenLineage 2-0-2.
+RUN_EVENT = {
+    "type": "object",
+    "required": ["eventTime", "producer", "schemaURL", "run", "job"],
+    "properties": {
+        "eventTime": {"type": "string", "format": "date-time"},
+        "producer": {"type": "string", "pattern": "^[a-z]+:"},
+        "schemaURL": {"type": "string", "pattern": "^https://openlineage.io/spec/.*/OpenLineage.json#/"},
+        "eventType": {"enum": ["START", "RUNNING", "COMPLETE", "ABORT", "FAIL", "OTHER"]},
+        "run": {"type": "object", "required": ["runId"], "properties": {"runId": {"type": "string", "format": "uuid"}}},
+        "job": _NAMED,
+        "inputs": {"type": "array", "items": _NAMED},
+        "outputs": {"type": "array", "items": _NAMED},
+    },
+}
+
+
+def nodes(lines: list[str]) -> list[str]:
+    """Without the lines of settings and source files."""
+    return [line for line in lines if "@1  " in line]
 
 
 def test_the_tree_draws_every_ancestor_once_and_points_back_to_what_was_drawn(curated: Curated) -> None:
     catalog = curated.catalog
-    lines = tree(catalog, catalog.snapshot("resampled"))
+    lines = nodes(tree(catalog, catalog.snapshot("resampled")))
     assert lines[0].startswith("resampled@1  resample  ")
     drawn = [re.search(r"[a-z-]+@1", line)[0] for line in lines if "see above" not in line]  # type: ignore[index]
     assert len(drawn) == len(set(drawn))
@@ -27,7 +63,7 @@ def test_the_tree_draws_every_ancestor_once_and_points_back_to_what_was_drawn(cu
 
 
 def test_the_branches_of_the_tree_stand_under_what_they_led_to(curated: Curated) -> None:
-    lines = tree(curated.catalog, curated.catalog.snapshot("clean"))
+    lines = nodes(tree(curated.catalog, curated.catalog.snapshot("clean")))
     assert [re.sub(r"@1.*", "", line) for line in lines] == [
         "clean",
         "├─ pool-quality",
@@ -39,6 +75,36 @@ def test_the_branches_of_the_tree_stand_under_what_they_led_to(curated: Curated)
         "      └─ target-unique",
         "         └─ target",
     ]
+
+
+def test_the_tree_ends_at_source_files_and_shows_settings_code_and_time(curated: Curated) -> None:
+    lines = tree(curated.catalog, curated.catalog.snapshot("pool-dedup"))
+    assert re.match(r"pool-dedup@1  fuzzy-dedup  51 documents  [0-9.]+ s  [0-9a-f]{12}  tamis [\w.]+$", lines[0])
+    assert re.match(r"│  .*prefer n_chars DESC, .*threshold 0.8", lines[1])
+    assert lines[-1].endswith(f"└─ pool.jsonl  {sha256_file(curated.store.parent / 'pool.jsonl')[:12]}")
+
+
+def test_runs_are_written_as_openlineage_events_with_all_that_the_specification_requires(curated: Curated) -> None:
+    catalog = curated.catalog
+    snapshot = catalog.snapshot("clean")
+    events = [json.loads(line) for line in run_events(catalog, snapshot)]
+    found = ancestors(catalog, snapshot)
+    assert [event["outputs"][0]["name"] for event in events] == [each.ref for each in found for _ in range(2)]
+    for start, complete in zip(events[::2], events[1::2], strict=True):
+        assert (start["eventType"], complete["eventType"]) == ("START", "COMPLETE")
+        assert start["run"]["runId"] == complete["run"]["runId"]
+        assert start["eventTime"] <= complete["eventTime"]
+    for event in events:
+        jsonschema.validate(event, RUN_EVENT, format_checker=jsonschema.FormatChecker())
+        uuid.UUID(event["run"]["runId"])
+        assert datetime.fromisoformat(event["eventTime"]).tzinfo
+    assert len({event["run"]["runId"] for event in events}) == len(found)
+    last = events[-1]
+    assert [each["name"] for each in last["inputs"]] == list(snapshot.inputs)
+    first = next(event for event in events if event["outputs"][0]["name"] == "pool@1")
+    (file,) = first["inputs"]
+    digest = sha256_file(curated.store.parent / "pool.jsonl")
+    assert (file["name"], file["facets"]["version"]["datasetVersion"]) == ("pool.jsonl", digest)
 
 
 def test_ancestors_come_before_what_was_made_of_them(curated: Curated) -> None:

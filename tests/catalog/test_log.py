@@ -149,7 +149,7 @@ def test_a_newer_format_asks_for_a_newer_tamis(tmp_path):
     written(tmp_path, 1)
     body = json.loads(entry(tmp_path, 1).read_text())
     entry(tmp_path, 1).write_text(json.dumps({**body, "format": 99}))
-    with pytest.raises(CorruptStore, match=r"log format 99, this tamis reads 1: upgrade tamis"):
+    with pytest.raises(CorruptStore, match=r"log format 99, this tamis reads 2: upgrade tamis"):
         Log(Store(tmp_path)).refresh()
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -9,16 +10,21 @@ import time
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import pytest
 
 from catalog.catalog import Catalog
-from catalog.errors import CorruptStore
-from catalog.projection import FILENAME, publish
+from catalog.counts import DOCUMENTS, store_counts
+from catalog.errors import QueryError
+from catalog.manifest import Shard, file_ref
+from catalog.projected import TABLES
+from catalog.projection import FILENAME, REVISION, publish
 from catalog.query import sql
 from catalog.run import run
+from catalog.snapshot import Contents
 from catalog.store import Store
 from catalog.views import VIEWS
-from tests.catalog.planted import Inline, Sprout, Thin, commit_documents
+from tests.catalog.planted import Inline, Sprout, Thin, a_run, commit_documents
 
 ROOT = Path(__file__).parents[2]
 
@@ -175,5 +181,54 @@ def test_a_data_file_that_is_gone_is_named_with_the_remedy(catalog):
     for ref in lost:
         catalog.store.local(ref).unlink()
     catalog.store.here.joinpath(FILENAME).unlink()
-    with pytest.raises(CorruptStore, match=rf"{min(ref.path for ref in lost)}.*tamis verify"):
-        publish(catalog)
+    with pytest.raises(QueryError, match=rf"{lost[0].path}.*tamis verify"):
+        sql(catalog, "SELECT count(*) FROM documents")
+    assert sql(catalog, "SELECT count(*) AS n FROM snapshots")["n"].to_pylist() == [2]
+
+
+def test_more_files_than_the_catalog_lists_are_read_after_the_prologue(catalog, monkeypatch):
+    expected = documents_per_snapshot(catalog)
+    monkeypatch.setattr("catalog.scans.LISTED", 2)
+    catalog.store.here.joinpath(FILENAME).unlink()
+    publish(catalog)
+    with duckdb.connect(str(catalog.store.here / FILENAME), read_only=True) as plain:
+        with pytest.raises(duckdb.Error, match=r"3 files of documents .* view prologue"):
+            plain.execute("SELECT count(*) FROM documents")
+        for (statement,) in plain.execute("SELECT statement FROM prologue").fetchall():
+            plain.execute(statement)
+        assert plain.execute("SELECT count(*) FROM documents").fetchall() == [(sum(expected.values()),)]
+    assert documents_per_snapshot(catalog) == expected
+    commit_documents(catalog, "more")
+    assert documents_per_snapshot(catalog) == {**expected, "more@1": 3}
+
+
+# What the tables of the projection hold for one fixed log, by revision of the code that fills them.
+ROWS = {3: ""}
+
+
+def test_equal_logs_give_equal_rows_unless_the_revision_is_raised(tmp_path):
+    """A published file is kept while REVISION and the definitions are the same: other rows need another REVISION."""
+    catalog = Catalog(Store(tmp_path / "store"))
+    figures = {"layer": [0, 1], "rule": ["exact", None], "source": ["a", "a"], "domain": [None, "d"]}
+    figures |= {name: [1, 2] for name in ("documents", "chars", "bytes", "tokens")}
+    counts = store_counts(catalog.store, {"documents": pa.table(figures, schema=DOCUMENTS)})
+
+    def shard(number, *tables):
+        files = {name: file_ref(f"{number}{i}".rjust(64, "0"), 10 + i, "parquet") for i, name in enumerate(tables)}
+        return Shard(rows=5, tables=files)
+
+    for layers in ((), ("exact",)):
+        for count in (3, 100):  # listed in the log, and in manifests
+            shards = tuple(shard(n, "documents", *layers, *(["tokens"] if layers else [])) for n in range(count))
+            contents = Contents(kind="documents", shards=shards, layers=layers, counts=counts, summary={"n": count})
+            catalog.commit(f"of-{count}", contents, a_run(f"{count}{layers}"), inputs=catalog.history[-1:])
+    artifacts = {"quarantine": file_ref("9" * 64, 7, "parquet")}
+    catalog.commit("other", Contents(kind="model", artifacts=artifacts), a_run("model"), inputs=catalog.history[-1:])
+    digest = hashlib.sha256()
+    with duckdb.connect(str(publish(catalog)), read_only=True) as plain:
+        plain.execute("SET TimeZone = 'UTC'")
+        for name in sorted(TABLES.keys() - {"published_state"}):
+            digest.update(
+                f"{name} {plain.execute(f'SELECT COLUMNS(*)::VARCHAR FROM {name} ORDER BY ALL').fetchall()}".encode()
+            )
+    assert digest.hexdigest() == ROWS[REVISION]

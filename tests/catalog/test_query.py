@@ -5,6 +5,7 @@ import io
 import json
 import os
 import threading
+import time
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,7 +13,7 @@ import pytest
 
 from catalog.catalog import Catalog
 from catalog.errors import QueryError, UsageError
-from catalog.query import FORMATS, render, sql, write_result
+from catalog.query import FORMATS, Limits, render, sql, write_result
 from catalog.run import run
 from catalog.store import Store
 from tests.catalog.planted import Inline, Sprout
@@ -104,7 +105,7 @@ def test_nothing_but_one_select_of_the_store_is_answered(catalog, attack):
         "SUMMARIZE snapshots",
         "VALUES (1)",
         "PIVOT documents ON source IN ('planted') USING count(*)",
-        "SELECT * FROM read_parquet('{root}/data/*/*.parquet')",
+        "SELECT * FROM read_parquet('{root}/data/*/*.parquet', union_by_name=true)",
     ],
 )
 def test_every_form_of_select_is_answered(catalog, query):
@@ -207,3 +208,26 @@ def test_every_format_writes_every_view_and_a_result_without_rows(catalog, outpu
 def test_an_unknown_format_names_the_known_ones():
     with pytest.raises(UsageError, match="table, json, csv, parquet"):
         write_result(pa.table({}), "xml", io.BytesIO())
+
+
+def test_a_query_that_takes_too_long_is_stopped_with_the_remedy(catalog):
+    started = time.monotonic()
+    with pytest.raises(QueryError, match=r"did not end in 0.2 s: narrow it, or allow more with --max-seconds"):
+        sql(
+            catalog,
+            "SELECT sum(a.range * b.range) FROM range(10000000) a, range(10000000) b",
+            limits=Limits(seconds=0.2),
+        )
+    assert time.monotonic() - started < 30
+
+
+def test_a_query_that_takes_too_much_memory_is_stopped_with_the_remedy(catalog):
+    query = "SELECT count(*) FROM (SELECT range, count(*) FROM range(20000000) GROUP BY range)"
+    with pytest.raises(QueryError, match=r"needs more than 30MB of memory: .* --max-memory"):
+        sql(catalog, query, limits=Limits(memory="30MB"))
+
+
+@pytest.mark.parametrize("given", [{"memory": "lots"}, {"memory": "1GB'; SET x = '"}, {"seconds": 0}])
+def test_limits_that_make_no_sense_are_refused(given):
+    with pytest.raises(UsageError, match="expected"):
+        Limits(**given)

@@ -143,7 +143,8 @@ def test_progress_starts_at_what_was_done_before_and_ends_at_the_total(catalog):
         run(Sprout(), into="raw", catalog=catalog, executor=Inline(fail_before=2))
     heard = []
     run(Sprout(), into="raw", catalog=catalog, executor=Inline(), listener=heard.append)
-    assert [(each.done, each.total, each.rows) for each in heard] == [(2, 3, 10), (3, 3, 15)]
+    told = [(each.done, each.total, each.rows) for each in heard if each.stage == "documents"]
+    assert told == [(2, 3, 10), (3, 3, 15)]
 
 
 def test_a_step_that_names_two_stages_alike_is_stopped(catalog):

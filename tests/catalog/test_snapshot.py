@@ -97,7 +97,7 @@ def test_the_id_is_the_content_and_not_the_name_the_summary_or_the_order_of_tabl
 def test_log_forms_round_trip(catalog):
     snapshot = commit_documents(catalog, "clean")
     for forth, back, value in (
-        (snapshot_action, lambda a: snapshot_from_action(a["snapshot"]), snapshot),
+        (snapshot_action, lambda a: snapshot_from_action(a["snapshot"], catalog.store), snapshot),
         (run_action, lambda a: run_from_action(a["run"]), catalog.runs[snapshot.run]),
     ):
         assert back(json.loads(json.dumps(forth(value)))) == value

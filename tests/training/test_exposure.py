@@ -27,8 +27,8 @@ def planted(store: Store, pack: Path, weights: list[float] | None) -> tuple[Snap
     artifacts = {} if weights is None else {"weights": write_table(store, pa.table({"weight": weights}))}
     held = Contents(kind="packs", shards=(shard,), artifacts=artifacts)
     trained = Contents(kind="model", summary={"steps": STEPS})
-    packs = Snapshot(name="packs", version=1, run="p", inputs=(), contents=held)
-    model = Snapshot(name="model", version=1, run="m", inputs=("packs@1",), contents=trained)
+    packs = Snapshot(name="packs", version=1, id="1", run="p", inputs=(), contents=held, store=store)
+    model = Snapshot(name="model", version=1, id="2", run="m", inputs=("packs@1",), contents=trained, store=store)
     parameters = {"seed": SEED, "batch_rows": ROWS}
     run = Run(fingerprint="m", step="pretrain", parameters=parameters, inputs=(), code="", started=0.0, seconds=0.0)
     return packs, model, run

@@ -1,0 +1,319 @@
+"""The tables of the projection, and their rows for what was committed since it was written.
+
+A *list* is the files of one table of a snapshot in shard order; equal lists are stored once, however many snapshots
+share them, and are told by the digest of their digests. Files are numbered by kind in the order in which they came.
+All that grows with shards is moved as Arrow tables and joined by DuckDB; Python sees snapshots and lists only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from catalog.catalog import ATTRIBUTES, Catalog
+from catalog.counts import DOCUMENTS, WINDOWS, count_shards
+from catalog.manifest import LIVE, Filed, columns, digest, files_table
+from catalog.snapshot import Run, Snapshot
+from catalog.tables import read_table
+
+
+def _schema(**types: pa.DataType) -> pa.Schema:
+    return pa.schema(list(types.items()))
+
+
+TEXT, INT, LONG = pa.string(), pa.int32(), pa.int64()
+
+TABLES = {
+    "published_state": _schema(root=TEXT, sequence=LONG, head=TEXT, definitions=TEXT),
+    # documents, live: the lists of these tables; depth: number of layers; counted: whose figures answer for this one
+    "snapshot_rows": _schema(
+        number=INT, snapshot=TEXT, name=TEXT, version=INT, kind=TEXT, id=TEXT, run=TEXT, step=TEXT, shards=INT,
+        rows=LONG, bytes=LONG, layers=pa.list_(TEXT), summary=TEXT, documents=INT, live=INT, depth=INT, counted=INT,
+        is_live=pa.bool_(),
+    ),
+    "run_rows": _schema(
+        run=TEXT, step=TEXT, parameters=TEXT, code=TEXT, started=pa.timestamp("ms", tz="UTC"), seconds=pa.float64()
+    ),
+    "stage_rows": _schema(run=TEXT, stage=TEXT, tasks=INT, rows=LONG, unit=TEXT, bytes=LONG, seconds=pa.float64()),
+    "lineage_rows": _schema(snapshot=TEXT, input=TEXT, position=INT, step=TEXT),
+    "column_rows": _schema(snapshot=INT, tbl=TEXT, position=INT, list=INT),  # position: of a layer; null for others
+    "lists": _schema(list=INT, kind=TEXT, digest=TEXT, manifest=TEXT),
+    "list_rows": _schema(list=INT, shard=INT, file=LONG),
+    "file_rows": _schema(kind=TEXT, file=LONG, sha256=pa.binary(), suffix=TEXT, bytes=LONG),
+    "layer_rows": _schema(snapshot=INT, position=INT, layer=TEXT, step=TEXT, list=INT, documents=INT),
+    "attribute_rows": _schema(attribute=TEXT, documents=LONG, file=LONG),
+    # list: of the table of the documents that it names
+    "takedown_rows": _schema(
+        takedown=INT, time=pa.timestamp("ms", tz="UTC"), reason=TEXT, documents=LONG, list=INT,
+        finished=pa.timestamp("ms", tz="UTC"), replaced=pa.list_(TEXT), expired=pa.list_(TEXT),
+    ),
+    "exposure_rows": _schema(takedown=INT, model=TEXT, packs=TEXT, rows=LONG, samples=LONG, first=LONG),
+    "total_rows": pa.schema([("snapshot", INT), *DOCUMENTS]),
+    "window_rows": pa.schema([("list", INT), *WINDOWS]),
+}  # fmt: skip
+
+
+class Projected:
+    """Rows to add to the tables of an open projection."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, catalog: Catalog):
+        self._connection = connection
+        self._catalog = catalog
+        self._rows: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
+        self._staged: list[pa.Table] = []
+        self._lists = {(kind, digest): number for number, kind, digest in self._select("list, kind, digest", "lists")}
+        self._manifests = {sha: number for number, sha in self._select("list, manifest", "lists") if sha}
+        self._layers = set(self._select("layer, list, documents", "layer_rows"))
+        self._windows = {number for (number,) in self._select("DISTINCT list", "window_rows")}
+        self._columns: dict[int, dict[str, int]] = {}
+        for snapshot, tbl, number in self._select("snapshot, tbl, list", "column_rows"):
+            self._columns.setdefault(snapshot, {})[tbl] = number
+
+    def extend(self) -> set[str]:
+        """Write the rows of the snapshots and runs that are missing; the kinds of files of which there are new ones."""
+        catalog = self._catalog
+        ((known,),) = self._select("count(*)", "snapshot_rows")
+        runs = {run for (run,) in self._select("run", "run_rows")}
+        for run in (each for each in catalog.runs.values() if each.fingerprint not in runs):
+            self._rows["run_rows"].append(_run_row(run))
+            self._rows["stage_rows"] += [{"run": run.fingerprint, **stage} for stage in run.stages]
+        new = list(enumerate(catalog.history, 1))[known:]
+        for number, snapshot in new:
+            self._add(number, snapshot)
+        if not known:  # a takedown or an expiry makes everything be written anew
+            self._add_takedowns()
+        kinds = self._write_files()
+        for name, rows in self._rows.items():
+            self._insert(name, pa.Table.from_pylist(rows, schema=TABLES[name]))
+        self._write_sizes([number for number, _ in new])
+        self._write_attributes([number for number, _ in new])
+        self._choose_counts()
+        return kinds
+
+    def _add(self, number: int, snapshot: Snapshot) -> None:
+        contents, step = snapshot.contents, self._catalog.runs[snapshot.run].step
+        is_live = self._catalog.is_live(snapshot)
+        mine = self._columns[number] = self._lists_of(snapshot) if is_live else {}
+        layers = {layer: position for position, layer in enumerate(contents.layers if is_live else ())}
+        self._rows["column_rows"] += [
+            {"snapshot": number, "tbl": tbl, "position": layers.get(tbl), "list": each} for tbl, each in mine.items()
+        ]
+        for layer, position in layers.items():
+            if (layer, mine[layer], mine["documents"]) not in self._layers:
+                self._layers.add((layer, mine[layer], mine["documents"]))
+                self._rows["layer_rows"].append(
+                    {"snapshot": number, "position": position, "layer": layer, "step": step, "list": mine[layer],
+                     "documents": mine["documents"]}
+                )  # fmt: skip
+        self._rows["snapshot_rows"].append(
+            {
+                "number": number,
+                "snapshot": snapshot.ref,
+                **{name: getattr(snapshot, name) for name in ("name", "version", "id", "run")},
+                "kind": contents.kind,
+                "step": step,
+                "shards": len(contents.shards),
+                "rows": contents.rows,
+                "bytes": 0,
+                "layers": list(contents.layers),
+                "summary": json.dumps(contents.summary, sort_keys=True),
+                "documents": mine.get("documents"),
+                "live": mine[contents.layers[-1]] if layers else None,
+                "depth": len(contents.layers),
+                "counted": None,
+                "is_live": is_live,
+            }
+        )
+        self._rows["lineage_rows"] += [
+            {"snapshot": snapshot.ref, "input": needed, "position": position, "step": step}
+            for position, needed in enumerate(snapshot.inputs)
+        ]
+        self._count(number, snapshot, mine)
+
+    def _add_takedowns(self) -> None:
+        catalog = self._catalog
+        rewrites = {number: rewrite for rewrite in catalog.rewrites for number in rewrite.takedowns}
+        for each in catalog.takedowns:
+            done = rewrites.get(each.number)
+            self._rows["takedown_rows"].append(
+                {
+                    "takedown": each.number,
+                    "time": int(each.time * 1000),
+                    "reason": each.reason,
+                    "documents": each.documents,
+                    "list": self._list("taken_down", files_table([each.named]), None),
+                    "finished": int(done.time * 1000) if done else None,
+                    "replaced": list(done.replaced.values()) if done else [],
+                    "expired": list(done.expired) if done else [],
+                }
+            )
+        self._rows["exposure_rows"] += [
+            {"takedown": number, **asdict(each)}
+            for rewrite in catalog.rewrites
+            for number in rewrite.takedowns
+            for each in rewrite.exposures
+        ]
+
+    def _count(self, number: int, snapshot: Snapshot, mine: dict[str, int]) -> None:
+        """The figures of a snapshot: as they were stored with it, else counted now."""
+        contents = snapshot.contents
+        if "documents" not in mine:
+            return
+        if contents.counts:
+            counted = {name: read_table(self._catalog.store, ref) for name, ref in contents.counts.items()}
+        else:
+            counted = count_shards(self._catalog.store, contents.shards, contents.layers)
+        rows = counted["documents"]
+        self._insert("total_rows", rows.add_column(0, "snapshot", pa.array(np.full(len(rows), number, np.int32))))
+        cells = mine.get("cells")
+        if cells is not None and cells not in self._windows and "windows" in counted:
+            self._windows.add(cells)
+            rows = counted["windows"]
+            self._insert("window_rows", rows.add_column(0, "list", pa.array(np.full(len(rows), cells, np.int32))))
+
+    def _lists_of(self, snapshot: Snapshot) -> dict[str, int]:
+        """Table -> number of its list, for the tables of the shards and the artifacts."""
+        contents = snapshot.contents
+        kinds = dict.fromkeys(contents.layers, "decisions")
+        found = {name: self._list(name, files_table([ref]), None) for name, ref in contents.artifacts.items()}
+        if "given" in contents.counts:
+            found["given"] = self._list("given", files_table([contents.counts["given"]]), None)
+        if isinstance(contents.shards, Filed):
+            for name, ref in contents.shards.files.items():
+                if name != LIVE:
+                    number = self._manifests.get(ref.sha256)
+                    if number is None:
+                        number = self._list(kinds.get(name, name), contents.shards.table(name), ref.sha256)
+                    found[name] = number
+            return found
+        return found | {
+            name: self._list(kinds.get(name, name), files, None) for name, files in columns(contents.shards).items()
+        }
+
+    def _list(self, kind: str, files: pa.Table, manifest: str | None) -> int:
+        """The number of a list, with its rows staged when it is new."""
+        identity = digest(files)
+        number = self._lists.get((kind, identity))
+        if number is None:
+            number = self._lists[kind, identity] = len(self._lists) + 1
+            self._rows["lists"].append({"list": number, "kind": kind, "digest": identity, "manifest": manifest})
+            size = files.num_rows
+            staged = files.append_column("kind", pa.repeat(pa.scalar(kind), size))
+            staged = staged.append_column("list", pa.array(np.full(size, number, np.int32)))
+            self._staged.append(staged.append_column("shard", pa.array(np.arange(size, dtype=np.int32))))
+        if manifest:
+            self._manifests[manifest] = number
+        return number
+
+    def _write_files(self) -> set[str]:
+        """Number the files of the new lists; the kinds of those that no list had before.
+
+        The semi join comes first: with all known files on the build side of a join one more file took 0.2 s.
+        """
+        if not self._staged:
+            return set()
+        connection = self._connection
+        connection.register("staged", pa.concat_tables(self._staged))
+        connection.execute(
+            "CREATE TEMP TABLE numbered AS SELECT f.* FROM file_rows f SEMI JOIN staged s "
+            "ON s.kind = f.kind AND s.sha256 = f.sha256"
+        )
+        connection.execute(
+            """CREATE TEMP TABLE fresh AS
+            WITH first AS (
+                SELECT DISTINCT ON (kind, sha256) * FROM staged s ANTI JOIN numbered n USING (kind, sha256)
+                WHERE sha256 IS NOT NULL ORDER BY kind, sha256, list, shard
+            ), known AS (SELECT kind, count(*) AS files FROM file_rows GROUP BY kind)
+            SELECT kind, coalesce(files, 0) + row_number() OVER (PARTITION BY kind ORDER BY list, shard) - 1 AS file,
+                   sha256, suffix, bytes
+            FROM first LEFT JOIN known USING (kind) ORDER BY kind, file"""
+        )
+        connection.execute("INSERT INTO file_rows SELECT * FROM fresh")
+        connection.execute("INSERT INTO numbered SELECT * FROM fresh")
+        connection.execute(
+            """INSERT INTO list_rows SELECT s.list, s.shard, n.file
+            FROM staged s JOIN numbered n USING (kind, sha256) ORDER BY s.list, s.shard"""
+        )
+        kinds = {kind for (kind,) in self._select("DISTINCT kind", "fresh")}
+        connection.unregister("staged")
+        connection.execute("DROP TABLE fresh")
+        connection.execute("DROP TABLE numbered")
+        return kinds
+
+    def _write_sizes(self, new: Sequence[int]) -> None:
+        """The bytes of the files of each snapshot, every file once: steps that drop nothing write equal files."""
+        self._connection.execute(
+            """UPDATE snapshot_rows s SET bytes = b.bytes FROM (
+                SELECT snapshot, sum(bytes)::BIGINT AS bytes
+                FROM (SELECT DISTINCT c.snapshot, l.kind, r.file FROM column_rows c JOIN lists l USING (list)
+                      JOIN list_rows r USING (list) WHERE c.snapshot >= ?)
+                JOIN file_rows USING (kind, file) GROUP BY snapshot
+            ) b WHERE b.snapshot = s.number""",
+            [min(new, default=0)],
+        )
+
+    def _write_attributes(self, new: Sequence[int]) -> None:
+        """Token counts and domains by documents file, the newest: found later, they serve older snapshots too."""
+        for attribute in ATTRIBUTES:
+            pairs: dict[int, int] = {}  # list of documents -> list of the attribute
+            for mine in (self._columns[number] for number in new):
+                if "documents" in mine and attribute in mine:
+                    pairs.pop(mine["documents"], None)
+                    pairs[mine["documents"]] = mine[attribute]
+            for documents, values in pairs.items():
+                self._connection.execute(
+                    "DELETE FROM attribute_rows WHERE attribute = ? AND documents IN "
+                    "(SELECT file FROM list_rows WHERE list = ?)",
+                    [attribute, documents],
+                )
+                self._connection.execute(
+                    """INSERT INTO attribute_rows SELECT DISTINCT ON (d.file) ?, d.file, v.file
+                    FROM list_rows d JOIN list_rows v USING (shard) WHERE d.list = ? AND v.list = ?
+                    ORDER BY d.file, d.shard DESC""",
+                    [attribute, documents, values],
+                )
+
+    def _choose_counts(self) -> None:
+        """For each snapshot the newest that was counted on the same shards and went through the same layers first."""
+        stacks = {
+            number: (documents, tuple(self._columns[number][layer] for layer in layers))
+            for number, documents, layers in self._select("number, documents, layers", "snapshot_rows")
+            if documents is not None
+        }
+        newest: dict[tuple[int, tuple[int, ...]], int] = {}
+        for number, (documents, layers) in sorted(stacks.items()):
+            for depth in range(len(layers) + 1):
+                newest[documents, layers[:depth]] = number
+        chosen = [{"number": number, "counted": newest[stack]} for number, stack in stacks.items()]
+        self._connection.register("rows", pa.Table.from_pylist(chosen, schema=_schema(number=INT, counted=INT)))
+        self._connection.execute(
+            "UPDATE snapshot_rows s SET counted = r.counted FROM rows r "
+            "WHERE s.number = r.number AND s.counted IS DISTINCT FROM r.counted"
+        )
+        self._connection.unregister("rows")
+
+    def _select(self, what: str, table: str) -> list[tuple[Any, ...]]:
+        return self._connection.execute(f"SELECT {what} FROM {table}").fetchall()
+
+    def _insert(self, name: str, rows: pa.Table) -> None:
+        if rows.num_rows:
+            self._connection.register("rows", rows)
+            self._connection.execute(f"INSERT INTO {name} SELECT * FROM rows")
+            self._connection.unregister("rows")
+
+
+def _run_row(run: Run) -> dict[str, Any]:
+    return {
+        "run": run.fingerprint,
+        "step": run.step,
+        "parameters": json.dumps(run.parameters, sort_keys=True),
+        "code": run.code,
+        "started": int(run.started * 1000),
+        "seconds": run.seconds,
+    }
