@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pyarrow.parquet as pq
 
 from catalog.catalog import Catalog
+from catalog.log_check import flaws
 from catalog.snapshot import Snapshot
 from catalog.store import FileRef, Store
 
@@ -25,13 +26,14 @@ class Verification:
 
 
 def verify(catalog: Catalog, *, workers: int = 2) -> Verification:
-    """Re-hash all files, check the chain (done by reading the log anew) and each snapshot's own consistency."""
+    """Re-hash all files, check each file of the log, the chain they make, and each snapshot's own consistency."""
+    broken = [str(flaw) for flaw in flaws(catalog.store)]
     catalog = Catalog(catalog.store)
     snapshots = catalog.all_snapshots()
     refs = {ref.path: ref for snapshot in snapshots for ref in _refs(catalog, snapshot)}
     with ThreadPoolExecutor(workers) as pool:
         found = list(pool.map(lambda ref: _check_file(catalog.store, ref), refs.values()))
-    problems = [problem for problem in found if problem]
+    problems = broken + [problem for problem in found if problem]
     if not problems:
         problems = [problem for snapshot in snapshots for problem in _check_snapshot(catalog, snapshot)]
     return Verification(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from catalog.errors import ConflictError, UnknownReference, UsageError
-from catalog.log import Action, Commit, Log
+from catalog.log import Action, Commit, Log, new_token
 from catalog.snapshot import (
     NAME,
     Contents,
@@ -81,10 +81,20 @@ class Catalog:
         """The snapshots that `snapshot` was made from."""
         return [self.snapshot(each) for each in snapshot.inputs]
 
-    def commit(self, name: str, contents: Contents, run: Run, *, inputs: Sequence[Snapshot] = ()) -> Snapshot:
+    def commit(
+        self,
+        name: str,
+        contents: Contents,
+        run: Run,
+        *,
+        inputs: Sequence[Snapshot] = (),
+        after: int | None = None,
+        token: str | None = None,
+    ) -> Snapshot:
         """Record `contents`, made from `inputs`, as the next version of `name`.
 
-        All or nothing; ConflictError when an input is gone.
+        All or nothing; ConflictError when an input is gone, or `name` is not at version `after` (0: it is new), if that
+        is given. With a `token` it is done once, whoever tries: the snapshot that it was done with is returned.
         """
         if not NAME.fullmatch(name):
             raise UsageError(f"{name!r} can't name a snapshot: use lower-case letters, digits, '.', '_' and '-'")
@@ -94,17 +104,19 @@ class Catalog:
             for needed in inputs:
                 if needed.ref not in {each.ref for each in self.snapshots.get(needed.name, [])}:
                     raise ConflictError(f"{needed.ref}, an input of {name}, left the catalog while the run went on")
-            version = len(self.snapshots.get(name, [])) + 1
+            newest = len(self.snapshots.get(name, []))
+            if after is not None and newest != after:
+                raise ConflictError(f"{name} is at version {newest}, not {after}: look at it and run the command again")
             snapshot = Snapshot(
                 name=name,
-                version=version,
+                version=newest + 1,
                 run=run.fingerprint,
                 inputs=tuple(each.ref for each in inputs),
                 contents=contents,
             )
             return [run_action(run), snapshot_action(snapshot)]
 
-        written = self.log.append(build)
+        written = self.log.append_once(token or new_token(), build)
         self.refresh()
         return snapshot_from_action(written.actions[-1]["snapshot"])
 

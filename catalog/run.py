@@ -225,6 +225,8 @@ def _make(step: Step, inputs: Sequence[Snapshot], into: str, work: Work) -> Snap
     made = work.catalog.made_by(work.fingerprint)
     if made:  # under another name
         return work.catalog.commit(into, made[0].contents, work.catalog.runs[work.fingerprint], inputs=inputs)
+    # where no lock holds, between machines, the first of two equal runs is the answer to both
+    token = f"{work.fingerprint} {into} {len(work.catalog.snapshots.get(into, []))}"
     started, clock = time.time(), time.monotonic()
     contents = step.build(work, *inputs)
     # a stage of training may be older than this build: computed ahead of it, or in part before a kill
@@ -240,7 +242,7 @@ def _make(step: Step, inputs: Sequence[Snapshot], into: str, work: Work) -> Snap
         stages=tuple(work.stages),
         attachments=work.attachments,
     )
-    return work.catalog.commit(into, contents, record, inputs=inputs)
+    return work.catalog.commit(into, contents, record, inputs=inputs, token=token)
 
 
 def identify(step: Step, inputs: Sequence[Snapshot]) -> str:
