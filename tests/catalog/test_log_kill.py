@@ -55,14 +55,15 @@ def root_at(place: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
     [
         ("disk", 20),
         ("s3", 4),
-        pytest.param("disk", 200, marks=pytest.mark.slow),
-        pytest.param("s3", 200, marks=pytest.mark.slow),
+        pytest.param("disk", 200, marks=[pytest.mark.slow, pytest.mark.timeout(1200)]),
+        pytest.param("s3", 200, marks=[pytest.mark.slow, pytest.mark.timeout(1200)]),
     ],
 )
 def test_killed_committers_lose_nothing_acknowledged_and_leave_no_half_commit(request, tmp_path, place, rounds):
     root = root_at(place, request, tmp_path)
     acknowledged, _ = committers("kill", root, 4, rounds)
     check_survivors(root, acknowledged, rounds=rounds)
+    print(f"{place}: {rounds} kills of four committers, {len(acknowledged):,} commits acknowledged, 0 lost")
     store = Store(root)
     store.sweep()
     assert list(store.scratch().iterdir()) == []
