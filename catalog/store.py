@@ -104,7 +104,10 @@ class Store:
     def read(self, path: str) -> bytes:
         """The bytes of a small file. Raises FileNotFoundError."""
         if self.is_local:
-            return Path(self.at(path)).read_bytes()
+            try:
+                return Path(self.at(path)).read_bytes()
+            except NotADirectoryError as error:  # nothing can be there; who writes gets to hear of the folder
+                raise FileNotFoundError(path) from error
         return bytes(self.fs.cat_file(self.at(path)))
 
     def put_if_absent(self, path: str, data: bytes) -> bool:
