@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from catalog.catalog import Catalog
 from catalog.gc import listing
+from catalog.log_check import flaws
 from catalog.pack_audit import check_packs
 from catalog.projection import FILENAME, is_whole
 from catalog.snapshot import Shard
@@ -45,13 +46,14 @@ class Verification:
 
 
 def verify(catalog: Catalog, *, workers: int = 2) -> Verification:
-    """Look at everything that is live."""
+    """Look at every file of the log and at everything that is live."""
+    broken = [str(flaw) for flaw in flaws(catalog.store)]
     catalog = Catalog(catalog.store)
     live = catalog.live()
     refs = {ref.path: ref for each in live for ref in catalog.files_of(each)} | {r.path: r for r in catalog.records()}
     with ThreadPoolExecutor(workers) as pool:
         wrong = dict(zip(refs, pool.map(lambda ref: check_file(catalog.store, ref), refs.values()), strict=True))
-        problems = [problem for problem in wrong.values() if problem]
+        problems = broken + [problem for problem in wrong.values() if problem]
         damaged = tuple(refs[path] for path, problem in wrong.items() if problem)
         sound = [each for each in live if not any(wrong[ref.path] for ref in catalog.files_of(each))]
         checks: dict[tuple[object, ...], tuple[str, Callable[[], str | None]]] = {}

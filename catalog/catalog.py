@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from catalog.errors import ConflictError, TamisError, UnknownReference, UsageError
-from catalog.log import Action, Commit, Log
+from catalog.log import Action, Commit, Log, new_token
 from catalog.manifest import filed
 from catalog.snapshot import (
     NAME,
@@ -171,10 +171,21 @@ class Catalog:
                 tables[name] = shard.tables[name]
         return found
 
-    def commit(self, name: str, contents: Contents, run: Run, *, inputs: Sequence[Snapshot] = ()) -> Snapshot:
+    def commit(
+        self,
+        name: str,
+        contents: Contents,
+        run: Run,
+        *,
+        inputs: Sequence[Snapshot] = (),
+        after: int | None = None,
+        token: str | None = None,
+    ) -> Snapshot:
         """Record `contents`, made from `inputs`, as the next version of `name`.
 
-        All or nothing; ConflictError when an input is gone, has expired, or the contents hold text that was taken down.
+        All or nothing; ConflictError when an input is gone or has expired, when the contents hold text that was taken
+        down, or when `name` is not at version `after` (0: it is new), if that is given. With a `token` it is done once,
+        whoever tries: the snapshot that it was done with is returned.
         """
         if not NAME.fullmatch(name):
             raise UsageError(f"{name!r} can't name a snapshot: use lower-case letters, digits, '.', '_' and '-'")
@@ -183,9 +194,12 @@ class Catalog:
 
         def build() -> list[Action]:
             self._check_inputs(name, contents, inputs)
+            newest = self.next_version(name) - 1
+            if after is not None and newest != after:
+                raise ConflictError(f"{name} is at version {newest}, not {after}: look at it and run the command again")
             snapshot = Snapshot(
                 name=name,
-                version=self.next_version(name),
+                version=newest + 1,
                 id=identity,
                 run=run.fingerprint,
                 inputs=tuple(each.ref for each in inputs),
@@ -194,27 +208,31 @@ class Catalog:
             )
             return [run_action(run), snapshot_action(snapshot)]
 
-        written = self.append(build)
+        written = self.append(build, token=token or new_token())
         return snapshot_from_action(written.actions[-1]["snapshot"], self.store)
 
     def next_version(self, name: str) -> int:
         """The version that the next snapshot of that name gets."""
         return len(self.snapshots.get(name, [])) + 1
 
-    def append(self, build: Callable[[], list[Action]]) -> Commit:
-        """Commit the actions that `build` makes of this catalog as it is then; called again when another came first."""
+    def append(self, build: Callable[[], list[Action]], *, token: str) -> Commit:
+        """Commit, once for a token, the actions that `build` makes of this catalog as it is then.
+
+        It is called again when another commit came first.
+        """
 
         def fold_and_build(commits: list[Commit]) -> list[Action]:
             self._fold(commits)
             return build()
 
-        written = self.log.append(fold_and_build)
+        written = self.log.append_once(token, fold_and_build)
         self.refresh()
         return written
 
     def expire(self, references: Sequence[str], *, reason: str) -> None:
         """Commit that the files of these versions need not be kept; their records stay."""
-        self.append(lambda: [{"expire": {"snapshots": sorted(references), "reason": reason}}])
+        action: Action = {"expire": {"snapshots": sorted(references), "reason": reason}}
+        self.append(lambda: [action], token=new_token())
 
     def _check_inputs(self, name: str, contents: Contents, inputs: Sequence[Snapshot]) -> None:
         """Raise ConflictError unless `contents` may be committed now."""

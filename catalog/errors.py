@@ -6,6 +6,8 @@
     │   └── BadInput                a file or column that can't be read
     ├── ConflictError               another writer moved the name first
     ├── CorruptStore                a stored byte is not what the log says it is
+    ├── UnreadableFormat            a store that newer or much older software wrote
+    ├── StorageError                the disk is full, or the object store does not answer
     └── QueryError                  the SQL was refused or failed
 
 A message is one or two lines: what was given, what was expected, what to do.
@@ -38,6 +40,14 @@ class ConflictError(TamisError):
 
 class CorruptStore(TamisError):
     """Bytes on disk differ from what the log recorded."""
+
+
+class UnreadableFormat(TamisError):
+    """The store is sound, but in a format that this version does not read."""
+
+
+class StorageError(TamisError):
+    """A file could not be written or read for a reason outside the store."""
 
 
 class QueryError(TamisError):

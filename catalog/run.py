@@ -275,6 +275,8 @@ def _make(step: Step, inputs: Sequence[Snapshot], into: str, work: Work) -> Snap
     if made:  # under another name
         work.claim((*inputs, made[0]))
         return work.catalog.commit(into, made[0].contents, work.catalog.runs[work.fingerprint], inputs=inputs)
+    # where no lock holds, between machines, the first of two equal runs is the answer to both
+    token = f"{work.fingerprint} {into} {len(work.catalog.snapshots.get(into, []))}"
     started, clock = time.time(), time.monotonic()
     contents = step.build(work, *inputs)
     if not inputs and holds_suppressed(work.store, contents, work.catalog.refresh().suppressed):
@@ -295,7 +297,7 @@ def _make(step: Step, inputs: Sequence[Snapshot], into: str, work: Work) -> Snap
         attachments=work.attachments,
         evidence=work.evidence or (),
     )
-    return work.catalog.commit(into, contents, record, inputs=inputs)
+    return work.catalog.commit(into, contents, record, inputs=inputs, token=token)
 
 
 def _counted(work: Work, contents: Contents) -> Contents:

@@ -6,18 +6,23 @@
     catalog.duckdb the published projection (catalog.projection)
 
 Everything the log refers to is a path relative to the root. Files are reached through fsspec, so the same code serves
-an object store; `local` gives a path that other libraries can map into memory.
+an object store (catalog.objects); `local` gives a path that other libraries can map into memory.
+
+Of a store that is not local this machine keeps a cache, `here`: copies of data files, the work of its runs, and the
+projection, which each machine builds from the log. It may be deleted when nothing runs. Locks are files there too, so
+they hold between processes of one machine; between machines, names that follow from content and commits that are
+created once are what keeps a store sound, and two equal runs cost time, not truth.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
 import secrets
 import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +30,11 @@ from pathlib import Path
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from catalog.errors import CorruptStore, TamisError
+from catalog.errors import CorruptStore, StorageError, UsageError
 from catalog.fingerprint import sha256_file
+
+OBJECT_STORES = ("s3", "gs", "az")
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,8 +50,8 @@ class Store:
     """A folder or bucket. Cheap to make and to pickle: it holds nothing but its root."""
 
     def __init__(self, root: str | Path):
-        self.root = str(root) if "://" in str(root) else str(Path(root).expanduser().resolve())
-        self.fs, self._base = fsspec.core.url_to_fs(self.root)
+        self.root = str(root).rstrip("/") if "://" in str(root) else str(Path(root).expanduser().resolve())
+        self.fs, self._base = _filesystem(self.root)
 
     def __reduce__(self) -> tuple[type[Store], tuple[str]]:
         return Store, (self.root,)
@@ -65,10 +73,11 @@ class Store:
 
     @property
     def here(self) -> Path:
-        """What this machine keeps of the store: its own folder when it is local, else a cache beside the temp files."""
+        """What this machine keeps of the store: its own folder when it is local, else a cache in TAMIS_CACHE."""
         if self.is_local:
             return Path(self._base)
-        return Path(tempfile.gettempdir()) / "tamis" / hashlib.sha256(self.root.encode()).hexdigest()[:16]
+        cache = Path(os.environ.get("TAMIS_CACHE") or Path.home() / ".cache" / "tamis").absolute()
+        return cache / hashlib.sha256(self.root.encode()).hexdigest()[:16]
 
     @contextmanager
     def exclusive(self, path: str) -> Iterator[None]:
@@ -79,47 +88,60 @@ class Store:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def names(self, folder: str) -> list[str]:
-        """Names of what lies in a folder; none when there is no such folder."""
+    def names(self, folder: str, *, after: str = "") -> list[str]:
+        """Names of what lies in a folder and sorts after `after`; none when there is no such folder."""
+        if after and hasattr(self.fs, "keys_after"):
+            return list(self.fs.keys_after(self.at(folder), after))
         try:
-            return [path.rsplit("/", 1)[-1] for path in self.fs.ls(self.at(folder), detail=False)]
+            names = [path.rsplit("/", 1)[-1] for path in self.fs.ls(self.at(folder), detail=False)]
         except FileNotFoundError:
             return []
+        return [name for name in names if name > after]
 
     def exists(self, path: str) -> bool:
         return bool(self.fs.exists(self.at(path)))
 
     def read(self, path: str) -> bytes:
         """The bytes of a small file. Raises FileNotFoundError."""
+        if self.is_local:
+            try:
+                return Path(self.at(path)).read_bytes()
+            except NotADirectoryError as error:  # nothing can be there; who writes gets to hear of the folder
+                raise FileNotFoundError(path) from error
         return bytes(self.fs.cat_file(self.at(path)))
 
     def put_if_absent(self, path: str, data: bytes) -> bool:
         """Create `path` with `data` unless it exists; True when this call created it. Atomic, durable when True.
 
-        On a local disk a complete temporary file is linked to its name: `link` fails when the name is taken, so a
-        reader never sees a partial file. Elsewhere it is the filesystem's own exclusive creation.
+        On a local disk a complete scratch file is linked to its name: `link` fails when the name is taken, so a reader
+        never sees a partial file. Elsewhere it is one conditional request.
         """
-        target = self.at(path)
-        if not self.is_local:
-            try:
-                self.fs.pipe_file(target, data, mode="create")
-            except FileExistsError:
-                return False
-            return True
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        temporary = f"{target}.{secrets.token_hex(6)}.tmp"
         try:
-            with open(temporary, "xb") as file:
+            if self.is_local:
+                self._write(path, data, place=os.link)
+            else:
+                self.fs.pipe_file(self.at(path), data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def replace(self, path: str, data: bytes) -> None:
+        """Write `path`, whether it exists or not: a reader sees the file before or the file after."""
+        if self.is_local:
+            self._write(path, data, place=os.replace)
+        else:
+            self.fs.pipe_file(self.at(path), data)
+
+    def _write(self, path: str, data: bytes, *, place: Callable[[str, str], None]) -> None:
+        target = self.at(path)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        with self._unfinished(suffix="tmp") as unfinished:
+            with open(unfinished, "xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.link(temporary, target)
-            _sync_folder(os.path.dirname(target))
-        except FileExistsError:
-            return False
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-        return True
+            place(str(unfinished), target)
+        _sync_folder(os.path.dirname(target))
 
     def put(self, source: Path, *, suffix: str) -> FileRef:
         """Move a finished local file into the store under the sha256 of its bytes.
@@ -139,22 +161,31 @@ class Store:
             _sync_folder(os.path.dirname(target))
         else:
             self.fs.put_file(str(source), target)
-            source.unlink()
+            kept = self.here / ref.path
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            _move(source, str(kept))
         return ref
 
     @contextmanager
     def writing(self, *, suffix: str) -> Iterator[tuple[Path, list[FileRef]]]:
         """A scratch path to write to; on leaving, the file is put and its FileRef appended to the list."""
+        refs: list[FileRef] = []
+        with self._unfinished(suffix=suffix) as path:
+            yield path, refs
+            path.chmod(_mode_of_new_files(path.parent))  # not every library asks for what the umask allows
+            refs.append(self.put(path, suffix=suffix))
+
+    @contextmanager
+    def _unfinished(self, *, suffix: str) -> Iterator[Path]:
+        """A scratch path that is gone on leaving. Raises StorageError when the disk is full."""
         folder = self.scratch()
         path = folder / f"{secrets.token_hex(8)}.{suffix}"
-        refs: list[FileRef] = []
         with _lock(folder, fcntl.LOCK_SH):
             try:
-                yield path, refs
-                refs.append(self.put(path, suffix=suffix))
+                yield path
             except OSError as error:
-                if error.errno == 28:  # ENOSPC
-                    raise TamisError(
+                if error.errno in NO_ROOM:
+                    raise StorageError(
                         f"the disk of {self.root} is full: free space and run the same command again"
                     ) from error
                 raise
@@ -197,6 +228,29 @@ class Store:
         folder = self.here / "work" / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+
+def _filesystem(root: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The filesystem of a root and the root's path in it. Raises UsageError where a file can't be created only once."""
+    scheme, marked, path = root.partition("://")
+    if not marked or scheme in ("file", "memory"):
+        return fsspec.core.url_to_fs(root)
+    if scheme not in OBJECT_STORES:
+        raise UsageError(f"no store on {scheme}://: expected a folder or {'://, '.join(OBJECT_STORES)}://")
+    try:
+        from catalog.objects import Bucket
+    except ModuleNotFoundError as error:
+        raise UsageError(f"a store on {scheme}:// needs {error.name}: pip install 'tamis[s3]'") from error
+    return Bucket(scheme), path
+
+
+def _mode_of_new_files(folder: Path) -> int:
+    """What the umask leaves of rw-rw-rw-, found without changing it for the other threads."""
+    probe = folder / secrets.token_hex(8)
+    probe.touch()
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    return mode
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from catalog.catalog import HOLD_TEXT, Catalog
 from catalog.errors import QueryError, UnknownReference, UsageError
-from catalog.log import Action
+from catalog.log import Action, new_token
 from catalog.manifest import filed
 from catalog.query import sql
 from catalog.snapshot import Contents, Run, Snapshot, run_action, snapshot_action
@@ -74,7 +74,7 @@ def suppress(catalog: Catalog, named: pa.Table, *, reason: str) -> Takedown:
         takedown = Takedown(number=number, reason=reason, documents=named.num_rows, named=ref, time=0.0)
         return [takedown_action(takedown)]
 
-    written = catalog.append(build)
+    written = catalog.append(build, token=new_token())
     return takedown_from_action(written.actions[0]["takedown"], time=written.time)
 
 
@@ -145,7 +145,7 @@ def commit_rewrite(
         return [*([run_action(run)] if snapshots else []), *snapshots, rewrite_action(rewrite)]
 
     try:
-        written = catalog.append(build)
+        written = catalog.append(build, token=new_token())
     except _Outrun:
         return None
     return rewrite_from_action(written.actions[-1]["rewrite"], time=written.time)

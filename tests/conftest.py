@@ -1,14 +1,32 @@
-"""A small store with everything up to packs, made once by a recipe, for the tests that look at one."""
+"""What tests of several packages look at: a small store with everything up to packs, and an S3 server."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from catalog.catalog import Catalog
+from tests.s3 import Server, serving
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """An S3 server that this session started."""
+    with serving(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_root(s3_server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of a store that does not exist yet, in a bucket of its own; processes started now can reach it."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TAMIS_CACHE", str(tmp_path_factory.mktemp("cache")))
+    return f"s3://{s3_server.new_bucket()}/some/store"
 
 
 @dataclass(frozen=True, kw_only=True)

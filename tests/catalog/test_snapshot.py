@@ -65,14 +65,14 @@ def test_an_unknown_name_gets_the_closest_ones_and_an_unknown_version_the_range(
 
 def test_commit_returns_what_it_wrote_even_when_another_process_took_the_next_version(tmp_path, monkeypatch):
     ours, theirs = Catalog(Store(tmp_path)), Catalog(Store(tmp_path))
-    append = ours.log.append
+    append = ours.log.append_once
 
-    def append_and_be_overtaken(build):
-        written = append(build)
+    def append_and_be_overtaken(token, build):
+        written = append(token, build)
         commit_documents(theirs, "clean", start=99)
         return written
 
-    monkeypatch.setattr(ours.log, "append", append_and_be_overtaken)
+    monkeypatch.setattr(ours.log, "append_once", append_and_be_overtaken)
     assert commit_documents(ours, "clean").ref == "clean@1"
     assert ours.snapshot("clean").ref == "clean@2"
 
@@ -82,6 +82,24 @@ def test_a_commit_whose_input_is_not_in_the_catalog_is_refused(catalog, tmp_path
     with pytest.raises(ConflictError, match="raw@1, an input of clean"):
         catalog.commit("clean", Contents(kind="documents"), a_run(), inputs=[elsewhere])
     assert catalog.sequence == 0
+
+
+def test_a_commit_that_expects_another_version_of_its_name_is_refused(catalog):
+    commit_documents(catalog, "raw")
+    contents = catalog.snapshot("raw").contents
+    for after in (0, 2):
+        with pytest.raises(ConflictError, match=f"raw is at version 1, not {after}: look at it"):
+            catalog.commit("raw", contents, a_run(), after=after)
+    assert catalog.commit("raw", contents, a_run(), after=1).ref == "raw@2"
+    assert catalog.commit("new", contents, a_run(), after=0).ref == "new@1"
+
+
+def test_a_commit_repeated_with_its_token_by_another_process_is_the_first_one(catalog):
+    contents = commit_documents(catalog, "raw").contents
+    first = catalog.commit("clean", contents, a_run(), token="once")
+    commit_documents(catalog, "clean", start=9)
+    assert Catalog(catalog.store).commit("clean", contents, a_run(), token="once") == first
+    assert [each.version for each in Catalog(catalog.store).snapshots["clean"]] == [1, 2]
 
 
 def test_the_id_is_the_content_and_not_the_name_the_summary_or_the_order_of_tables():

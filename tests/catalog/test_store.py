@@ -1,19 +1,29 @@
 from __future__ import annotations
 
+import ast
 import errno
 import multiprocessing
+import os
 import pickle
+import shutil
+import subprocess
+import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from catalog.errors import CorruptStore, TamisError
+from catalog.errors import CorruptStore, TamisError, UsageError
 from catalog.store import FileRef, Store
 
+ROOT = Path(__file__).parents[2]
 
-@pytest.fixture(params=["local", "memory"])
+
+@pytest.fixture(params=["local", "memory", "s3"])
 def store(request, tmp_path):
+    if request.param == "s3":
+        return Store(request.getfixturevalue("s3_root"))
     return Store(tmp_path if request.param == "local" else f"memory://{uuid.uuid4().hex}")
 
 
@@ -51,6 +61,32 @@ def test_put_if_absent_tells_who_created_the_file(store):
     assert store.put_if_absent("_log/1", b"mine")
     assert not store.put_if_absent("_log/1", b"yours")
     assert store.read("_log/1") == b"mine"
+
+
+def test_replace_writes_over_what_was_there(store):
+    store.replace("_log/1", b"one")
+    store.replace("_log/1", b"two")
+    assert store.read("_log/1") == b"two"
+
+
+def test_names_are_listed_from_after_a_name_on(store):
+    for name in ("a", "b", "c"):
+        store.put_if_absent(f"_log/{name}", b"")
+    assert sorted(store.names("_log")) == ["a", "b", "c"]
+    assert sorted(store.names("_log", after="a")) == ["b", "c"]
+    assert store.names("nothing") == store.names("nothing", after="a") == []
+
+
+def test_a_large_file_travels_to_the_store_and_back(store, tmp_path, monkeypatch):
+    data = os.urandom(12 << 20)
+    ref = put_bytes(store, data)
+    monkeypatch.setenv("TAMIS_CACHE", str(tmp_path / "another machine"))
+    assert store.local(ref).read_bytes() == data
+
+
+def test_where_files_can_not_be_created_only_once_there_is_no_store():
+    with pytest.raises(UsageError, match=r"no store on ftp://: expected a folder or s3://, gs://, az://"):
+        Store("ftp://example.org/store")
 
 
 def test_of_eight_threads_exactly_one_creates_each_name(tmp_path):
@@ -97,3 +133,75 @@ def test_exclusive_lets_one_thread_in_at_a_time(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(enter, range(200)))
     assert most == [1]
+
+
+PUTS = """
+import os, sys
+from catalog.catalog import Catalog
+from catalog.run import run
+from tests.catalog.planted import Inline, Sprout, Thin
+for umask in (0o002, 0o027, 0o077):
+    os.umask(umask)
+    catalog = Catalog.open(f"{sys.argv[1]}/{umask}", create=True)
+    raw = run(Sprout(), into="raw", catalog=catalog, executor=Inline())
+    run(Thin(), raw, into="clean", catalog=catalog, executor=Inline())
+    with catalog.store.writing(suffix="bin") as (path, _):
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))  # as some libraries make their files
+"""
+
+
+def test_files_and_folders_of_a_store_are_created_with_the_users_umask(tmp_path):
+    subprocess.run([sys.executable, "-c", PUTS, str(tmp_path)], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+    for umask in (0o002, 0o027, 0o077):
+        paths = [tmp_path / str(umask), *(tmp_path / str(umask)).rglob("*")]
+        assert {path.suffix for path in paths if path.is_file()} >= {".json", ".parquet", ".duckdb", ".bin"}
+        for path in paths:
+            allowed = 0o777 if path.is_dir() else 0o666
+            assert path.stat().st_mode & 0o777 == allowed & ~umask, path
+
+
+UNPICKLERS = {"pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+
+
+def unpickles(tree: ast.AST) -> bool:
+    """Whether a module imports something that unpickles, or asks numpy or torch to."""
+    for node in ast.walk(tree):
+        imported = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        imported += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+        if UNPICKLERS & {name.partition(".")[0] for name in imported}:
+            return True
+        if isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.load":
+            return True
+        if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+            return True
+    return False
+
+
+def test_only_what_ray_hands_to_its_workers_is_unpickled():
+    packages = ("catalog", "dataops", "training", "clusters")
+    files = [path for package in packages for path in (ROOT / package).rglob("*.py")]
+    found = {path.relative_to(ROOT).as_posix() for path in files if unpickles(ast.parse(path.read_text()))}
+    assert found == {"dataops/executors.py", "dataops/datasets.py"}
+
+
+def test_reading_a_whole_store_unpickles_nothing(tmp_path):
+    code = """
+import sys
+from pathlib import Path
+from catalog.audit import verify
+from catalog.catalog import Catalog
+from catalog.query import sql
+seen = []
+sys.addaudithook(lambda event, args: seen.append(args) if event == "pickle.find_class" else None)
+catalog = Catalog.open(sys.argv[1])
+assert verify(catalog).problems == ()
+for view in ("documents", "texts", "decisions", "snapshots", "runs", "lineage"):
+    assert sql(catalog, f"SELECT * FROM {view}").num_rows
+assert seen == [], seen
+import pickle
+pickle.loads(pickle.dumps(Path("x")))
+assert seen, "the hook sees unpickling"
+"""
+    shutil.copytree(ROOT / "tests" / "catalog" / "data" / "log_format_1", tmp_path / "store")
+    command = [sys.executable, "-c", code, str(tmp_path / "store")]
+    subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
