@@ -20,6 +20,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,17 +34,22 @@ _CHUNK_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 27}  # logits held at once
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What document masking needs to know about a micro-batch.
+    """What a network needs to know about a micro-batch beside its tokens.
 
     `positions_BT` restart at each segment. `mask_BTT` (bool, True = may attend) is None when every row is one
-    segment, which lets attention use its faster causal path.
+    segment, which lets attention use its faster causal path. `cells_B` are the cells of the rows, in host memory;
+    only families with experts look at them.
     """
 
     positions_BT: Tensor
     mask_BTT: Tensor | None
+    cells_B: np.ndarray
 
 
-def layout(segments_BT: Tensor, device: torch.device | str = "cpu") -> Layout:
+NO_CELLS = np.zeros(0, np.int64)
+
+
+def layout(segments_BT: Tensor, device: torch.device | str = "cpu", cells_B: np.ndarray = NO_CELLS) -> Layout:
     """The layout on `device` of segment numbers, int64[B, T] in host memory, so that no GPU waits for the answer.
 
     A run of equal numbers is one segment, padding (-1) included.
@@ -56,9 +62,10 @@ def layout(segments_BT: Tensor, device: torch.device | str = "cpu") -> Layout:
     starts_BT[:, 1:] = torch.where(changed, index_T[1:], 0)
     positions_BT = index_T - starts_BT.cummax(1).values
     if single:
-        return Layout(positions_BT=positions_BT, mask_BTT=None)
+        return Layout(positions_BT=positions_BT, mask_BTT=None, cells_B=cells_B)
     same_BTT = segments_BT[:, :, None] == segments_BT[:, None, :]
-    return Layout(positions_BT=positions_BT, mask_BTT=same_BTT & (index_T[:, None] >= index_T))
+    mask_BTT = same_BTT & (index_T[:, None] >= index_T)
+    return Layout(positions_BT=positions_BT, mask_BTT=mask_BTT, cells_B=cells_B)
 
 
 def targets(tokens_BT: Tensor, segments_BT: Tensor) -> Tensor:
