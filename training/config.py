@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 Precision = Literal["auto", "bf16", "fp32"]
 Schedule = Literal["wsd", "cosine"]
+Determinism = Literal["run", "bitwise"]
+OptimizerName = Literal["adamw", "muon"]
+Sharding = Literal["replicated", "sharded"]
+Compile = Literal["auto", "on", "off"]
 
 _ASPECT = 40  # hidden size per layer that `sized` aims at
 
@@ -98,9 +102,25 @@ def _fields(config: ModelConfig) -> dict:
     return {name: getattr(config, name) for name in ModelConfig.__dataclass_fields__}
 
 
+_CHOICES = {
+    "schedule": Schedule,
+    "precision": Precision,
+    "determinism": Determinism,
+    "optimizer": OptimizerName,
+    "sharding": Sharding,
+    "compile": Compile,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """One training run. Tokens are input positions: rows x context, padding included."""
+    """One training run. Tokens are input positions: rows x context, padding included.
+
+    `determinism` "run": equal bytes on the same number of ranks and threads, after any kill too; "bitwise": equal bytes
+    on any number of ranks that is a power of two and divides the micro-batches. `sharding` "sharded" is FSDP2. `compile`
+    "auto" follows the rule of `training/blocks.py`. `gradient_checkpointing` recomputes blocks instead of keeping their
+    activations. Beside the last two checkpoints every `keep_every` steps one is kept, and the last before the rate falls.
+    """
 
     tokens: int
     batch_rows: int = 16
@@ -116,16 +136,26 @@ class TrainConfig:
     clip: float = 1.0
     seed: int = 0
     precision: Precision = "auto"
+    determinism: Determinism = "run"
+    optimizer: OptimizerName = "adamw"
+    sharding: Sharding = "replicated"
+    compile: Compile = "auto"
+    gradient_checkpointing: bool = field(default=False, compare=False)
     checkpoint_every: int = field(default=250, compare=False)
+    keep_every: int = field(default=0, compare=False)
+    trackers: tuple[str, ...] = field(default=("tensorboard",), compare=False)
+    price_per_hour: float = field(default=0.0, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("tokens", "batch_rows", "micro_batch_rows", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.schedule not in ("wsd", "cosine"):
-            raise ValueError(f"schedule must be wsd or cosine, got {self.schedule!r}")
-        if self.precision not in ("auto", "bf16", "fp32"):
-            raise ValueError(f"precision must be auto, bf16 or fp32, got {self.precision!r}")
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in get_args(allowed):
+                choices = ", ".join(get_args(allowed))
+                raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
+        if self.determinism == "bitwise" and self.sharding == "sharded":
+            raise ValueError("determinism bitwise needs whole gradients on every rank: sharding must be replicated")
         if not 0 <= self.warmup_share <= 1 - self.decay_share:
             raise ValueError(
                 f"warmup_share {self.warmup_share} and decay_share {self.decay_share} exceed the whole run"
@@ -134,6 +164,10 @@ class TrainConfig:
     def steps(self, context: int) -> int:
         """Optimiser steps: enough whole batches to see at least `tokens`."""
         return -(-self.tokens // (self.batch_rows * context))
+
+    def branch_step(self, steps: int) -> int:
+        """The last step before the rate falls: from its checkpoint a longer run or another decay can begin; 0: none."""
+        return steps - round(self.decay_share * steps) if self.schedule == "wsd" else 0
 
 
 @dataclass(frozen=True, kw_only=True)

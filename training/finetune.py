@@ -85,7 +85,7 @@ def finetune(
     """
     reader, shape = Packs(packs), model_config(model_dir)
     check_fit(reader, shape)
-    order = ordered(reader, None, seed=train.seed)
+    order = ordered(reader, None, train=train)
     start = (model_dir / "model.safetensors").read_bytes()
     identity = {
         "kind": "finetune",

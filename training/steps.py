@@ -179,8 +179,7 @@ def _trained(work: Work, job: Job, packs: Snapshot) -> Contents:
 
 
 def _tell_progress(work: Work, progress: Progress, *, prefix: str = "") -> None:
-    note = f"loss {progress.loss:.3f}  {progress.tokens_per_second:,.0f} tokens/s  left {progress.eta_seconds:.0f} s"
-    work.tell("train", progress.step, progress.steps, note=prefix + note)
+    work.tell("train", progress.step, progress.steps, note=prefix + progress.line)
 
 
 def _model(work: Work, result: TrainResult, packs: Snapshot) -> Contents:

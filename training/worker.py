@@ -27,7 +27,7 @@ import torch
 from catalog.errors import TamisError
 from training.checkpoint import write_file
 from training.config import EarlyStopping, ModelConfig, TrainConfig
-from training.context import RunContext
+from training.context import GroupContext, RunContext
 from training.finetune import finetune
 from training.pretrain import TrainResult, pretrain, read_result
 from training.telemetry import OnProgress, Progress, follow, silent
@@ -88,21 +88,6 @@ class FinetuneJob:
 
 
 Job = PretrainJob | FinetuneJob
-
-
-@dataclass(frozen=True, kw_only=True)
-class RayContext:
-    """One rank of one job inside a Ray Train worker, on a CPU."""
-
-    rank: int
-    world_size: int
-    group: Any
-
-    device = torch.device("cpu")
-
-    def all_reduce(self, tensor: torch.Tensor) -> None:
-        if self.world_size > 1:
-            torch.distributed.all_reduce(tensor, group=self.group)
 
 
 def fit_with_ray(
@@ -171,7 +156,8 @@ def _work(config: dict[str, Any]) -> None:
     ]
     number = rank // size
     torch.set_num_threads(jobs[number].threads)
-    context = RayContext(rank=rank % size, world_size=size, group=groups[number])
+    device = torch.device("cpu")
+    context = GroupContext(rank=rank % size, world_size=size, device=device, group=groups[number])
     try:
         jobs[number].run(context)
     except TamisError as error:  # Ray would try again what can't succeed, and bury the message

@@ -13,9 +13,9 @@ import torch
 
 from catalog.errors import UsageError
 from training.config import EarlyStopping
-from training.context import LocalContext
+from training.context import GroupContext, LocalContext
 from training.telemetry import read_metrics
-from training.worker import FinetuneJob, Job, PretrainJob, RayContext, fit_with_ray
+from training.worker import FinetuneJob, Job, PretrainJob, fit_with_ray
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def ray_started():
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DyingContext(RayContext):
+class DyingContext(GroupContext):
     """Gets SIGKILL in the step after its first checkpoint."""
 
     run_dir: Path
@@ -67,7 +67,7 @@ class Watched:
 class KilledOnce(Watched):
     """A job whose worker dies the first time it runs."""
 
-    def run(self, context: RayContext) -> None:
+    def run(self, context: GroupContext) -> None:
         alive = (self.run_dir / "killed").exists()
         self.job.run(context if alive else DyingContext(**vars(context), run_dir=self.run_dir))
 
@@ -75,7 +75,7 @@ class KilledOnce(Watched):
 class Counted(Watched):
     """A job that notes the number of threads it ran on."""
 
-    def run(self, context: RayContext) -> None:
+    def run(self, context: GroupContext) -> None:
         self.job.run(context)
         (self.run_dir / "threads").write_text(str(torch.get_num_threads()))
 
