@@ -41,9 +41,7 @@ class Batch:
 class Batches:
     """An iterator over the batches of steps `begin` to `steps`. Close it: it owns a thread."""
 
-    def __init__(
-        self, packs: Packs, order: Order, config: TrainConfig, context: RunContext, *, begin: int, steps: int
-    ):
+    def __init__(self, packs: Packs, order: Order, config: TrainConfig, context: RunContext, *, begin: int, steps: int):
         check_cut(config, rows_per_draw=order.rows_per_draw, world_size=context.world_size)
         self._packs, self._order, self._config = packs, order, config
         self._first, self._last = share(config.batch_rows, rank=context.rank, world_size=context.world_size)

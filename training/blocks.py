@@ -52,6 +52,16 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def gathered(model: Llama) -> Llama:
+    """The model with whole weights: itself, or where it is cut over the ranks a copy; every rank must ask."""
+    state = model.state_dict()
+    if not any(isinstance(tensor, DTensor) for tensor in state.values()):
+        return model
+    copy = Llama(model.config)
+    copy.load_state_dict({name: whole(tensor) for name, tensor in state.items()})
+    return copy
+
+
 def cut_like(tensor: Tensor, parameter: Tensor) -> Tensor:
     """A full tensor cut over the ranks as `parameter` is."""
     if isinstance(parameter, DTensor):
@@ -69,5 +79,6 @@ def _shard(model: Llama, context: RunContext) -> None:
     for unit in units:
         sharded = fully_shard(unit, mesh=mesh)
         sharded.set_gradient_divide_factor(1.0)  # losses are divided by the global count already
+        sharded.set_force_sum_reduction_for_comms(True)  # gloo knows no other reduction with a factor
     for method in ("loss", "nll"):
         register_fsdp_forward_method(model, method)

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from catalog.errors import TamisError
+from catalog.errors import TamisError, UsageError
 from catalog.pack import Packs
 from training.batches import Batch, Batches
 from training.blocks import is_sharded, prepare, whole
@@ -100,6 +100,8 @@ def train(
     Continues from the newest intact checkpoint of `run_dir`.
     Raises Diverged, which names the step and the documents of its rows.
     """
+    if judge and is_sharded(config, context):
+        raise UsageError("a model that is judged while it trains must be whole on rank 0: sharding must be replicated")
     steps, tokens_per_step = config.steps(packs.format.context), config.batch_rows * packs.format.context
     found = latest(run_dir / "checkpoints")
     if found:

@@ -138,9 +138,7 @@ def optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, torch
     }
 
 
-def restore_optimizer(
-    model: nn.Module, optimizer: Optimizer, tensors: dict[str, torch.Tensor], *, step: int
-) -> None:
+def restore_optimizer(model: nn.Module, optimizer: Optimizer, tensors: dict[str, torch.Tensor], *, step: int) -> None:
     """Put back what `optimizer_tensors` gave after `step` optimiser steps."""
     parameters = dict(model.named_parameters())
     for full_name, tensor in tensors.items():

@@ -113,8 +113,8 @@ class Order:
         length = change.begin - self._begins[-1]
         if length <= 0 or length % self.rows_per_draw:
             raise ValueError(
-                f"the mixture of sample {self._begins[-1]} can't change at sample {change.begin}: expected a later one, "
-                f"a multiple of {self.rows_per_draw} after it"
+                f"the mixture of sample {self._begins[-1]} can't change at sample {change.begin}: expected a later "
+                f"one, a multiple of {self.rows_per_draw} after it"
             )
         counts = self._trees[-1].counts(length // self.rows_per_draw) * self.rows_per_draw
         self._begun.append(self._begun[-1] + counts)

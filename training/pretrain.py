@@ -22,6 +22,7 @@ import torch
 
 from catalog.errors import UsageError
 from catalog.pack import Packs
+from training.blocks import gathered
 from training.checkpoint import drop_untagged, latest, remove_leftovers, write_file
 from training.config import ModelConfig, TrainConfig
 from training.context import LocalContext, RunContext, resolved
@@ -97,6 +98,7 @@ def pretrain(
         judge=None,
         on_progress=on_progress,
     )
+    network = gathered(network)
     if context.rank == 0:
         write_model(network, run_dir / "model", end_of_text=reader.format.end_of_text)
     return close_run(run_dir, outcome, precision=precision, context=context)

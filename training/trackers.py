@@ -56,7 +56,7 @@ class _TensorBoard:
 
 
 class _WeightsAndBiases:
-    def __init__(self, run_dir: Path, begin: int):
+    def __init__(self, run_dir: Path, _begin: int):
         import wandb
 
         mode = "online" if os.environ.get("WANDB_API_KEY") else "offline"
@@ -72,7 +72,7 @@ class _WeightsAndBiases:
 
 
 class _Mlflow:
-    def __init__(self, run_dir: Path, begin: int):
+    def __init__(self, run_dir: Path, _begin: int):
         import mlflow
         from mlflow.tracking import MlflowClient
 

@@ -121,7 +121,8 @@ def test_across_changes_of_the_mixture_no_row_repeats_inside_an_epoch_of_its_cel
             assert len(set(seen.tolist())) == len(seen)
     for stage, end in zip(order.stages, [*[each.begin for each in order.stages[1:]], 700], strict=True):
         counts = (drawn.cells[stage.begin : end, None] == np.arange(len(rows))).cumsum(0)
-        assert np.abs(counts - np.arange(1, end - stage.begin + 1)[:, None] * np.array(stage.weights)).max(initial=0) < 2
+        wanted = np.arange(1, end - stage.begin + 1)[:, None] * np.array(stage.weights)
+        assert np.abs(counts - wanted).max(initial=0) < 2
     np.testing.assert_array_equal(order.samples(350, 450).rows, drawn.rows[350:450])
 
 
