@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -108,7 +109,7 @@ class HfTrainer:
         clocks: list[tuple[float, float]] = []
 
         class Clock(TrainerCallback):
-            def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+            def on_step_begin(self, *_: Any, **__: Any) -> None:
                 clocks.append((time.perf_counter(), time.process_time()))
 
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
@@ -128,4 +129,4 @@ class HfTrainer:
                 torch_compile=self.compiled,
             )
             Trainer(model=self.model, args=arguments, train_dataset=self.rows, callbacks=[Clock()]).train()
-        return [(b[0] - a[0], b[1] - a[1]) for a, b in zip(clocks, clocks[1:], strict=False)]
+        return [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(clocks)]

@@ -292,6 +292,35 @@ def sql(
 
 
 @app.command()
+def replay(
+    model: Annotated[str, typer.Argument(help="A model that pretrain or finetune made.")],
+    step: Annotated[int, typer.Option("--step", min=1, help="The optimiser step, as the metrics count: from 1.")],
+    store: StoreOption = STORE,
+    weights: Annotated[
+        str, typer.Option(help="now: losses of the finished model; then: of the weights the step began with.")
+    ] = "now",
+    output_format: Annotated[str, typer.Option("--format", help="table, json, csv or parquet.")] = "table",
+) -> None:
+    """List the documents of one training step with their loss, worst first.
+
+    Rows join with the views documents, cells and texts by id. With --weights then, the steps before it are trained
+    again.
+    """
+    from catalog.query import print_result
+    from training.replay import replay as replay_step
+
+    check_format(output_format)
+    catalog = _catalog(store)
+    found = replay_step(catalog, catalog.snapshot(model), step, weights=weights)
+    print_result(found.segments, output_format)
+    typer.echo(
+        f"step {step}: recorded loss {found.recorded_loss:.4f} nats per token; shard and start are those of "
+        f"{found.documents}",
+        err=True,
+    )
+
+
+@app.command()
 def explain(
     document: Annotated[str, typer.Argument(help="A document id, or the first digits of one.")],
     store: StoreOption = STORE,
@@ -453,11 +482,18 @@ def _catalog(store: str):  # type: ignore[no-untyped-def]
 def _print_sql(store: str, query: str, output_format: str) -> None:
     from catalog import query as queries
 
-    if output_format not in queries.FORMATS:
-        raise UsageError(f"no output format {output_format!r}; the formats are {', '.join(queries.FORMATS)}")
+    check_format(output_format)
+    queries.print_result(queries.sql(_catalog(store), query), output_format)
+
+
+def check_format(output_format: str) -> None:
+    """Raise UsageError for an output format that does not exist or does not belong on a terminal."""
+    from catalog.query import FORMATS
+
+    if output_format not in FORMATS:
+        raise UsageError(f"no output format {output_format!r}; the formats are {', '.join(FORMATS)}")
     if output_format == "parquet" and sys.stdout.isatty():
         raise UsageError("Parquet is not for a terminal: write it to a file, like --format parquet > rows.parquet")
-    queries.print_result(queries.sql(_catalog(store), query), output_format)
 
 
 def _absolute(paths: list[str]) -> tuple[str, ...]:

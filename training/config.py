@@ -116,10 +116,11 @@ _CHOICES = {
 class TrainConfig:
     """One training run. Tokens are input positions: rows x context, padding included.
 
-    `determinism` "run": equal bytes on the same number of ranks and threads, after any kill too; "bitwise": equal bytes
-    on any number of ranks that is a power of two and divides the micro-batches. `sharding` "sharded" is FSDP2. `compile`
-    "auto" follows the rule of `training/blocks.py`. `gradient_checkpointing` recomputes blocks instead of keeping their
-    activations. Beside the last two checkpoints every `keep_every` steps one is kept, and the last before the rate falls.
+    `determinism` "run": equal bytes on the same number of ranks and threads, after any kill too; "bitwise": equal
+    bytes on any number of ranks that is a power of two and divides the micro-batches. `sharding` "sharded" is FSDP2.
+    `compile` "auto" follows the rule of `training/blocks.py`. `gradient_checkpointing` recomputes blocks instead of
+    keeping their activations. Beside the last two checkpoints stay one every `keep_every` steps and the last before
+    the rate falls.
     """
 
     tokens: int

@@ -1,10 +1,10 @@
 """How the gradients of micro-batches become the gradient of a step.
 
-`add_up` lets each parameter's gradient grow over the micro-batches of a rank and then sums over ranks: the fastest, with
-bytes that depend on how many ranks there are, because sums of floats do. `add_in_a_tree` adds along a binary tree over
-the micro-batches of the *batch*: (0+1)+(2+3) .... A rank that has 2^-k of them computes one subtree, so any number of
-ranks gives the same bytes; cost: a copy of the gradient per level of the tree. `collect_shards` is for FSDP2, which has
-summed already.
+`add_up` lets each parameter's gradient grow over the micro-batches of a rank and then sums over ranks: the fastest,
+with bytes that depend on how many ranks there are, because sums of floats do. `add_in_a_tree` adds along a binary tree
+over the micro-batches of the *batch*: (0+1)+(2+3) .... A rank that has 2^-k of them computes one subtree, so any number
+of ranks gives the same bytes; cost: a copy of the gradient per level of the tree. `collect_shards` is for FSDP2, which
+has summed already.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def add_in_a_tree(model: nn.Module, number: int, backward: Backward, context: Ru
     return _put_back(model, flat)
 
 
-def collect_shards(model: nn.Module, number: int, backward: Backward, context: RunContext) -> Tensor:
+def collect_shards(_model: nn.Module, number: int, backward: Backward, context: RunContext) -> Tensor:
     """`add_up` where FSDP2 sums gradients over ranks during the backward: only the loss is left to sum."""
     loss = torch.zeros((), device=context.device)
     for each in range(number):

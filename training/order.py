@@ -12,9 +12,9 @@ gives samples n d .. n d + n - 1, still a function of g alone, and counts are ex
 Rows. Draw k of a cell is row perm(k mod rows) of epoch k div rows, where perm is a Feistel network keyed by
 (seed, cell, epoch) that walks its cycle back into range (Black and Rogaway 2002): no row repeats inside an epoch.
 
-Stages. A mixture may change at a sample number: from there on another tree decides, and every cell goes on with the draw
-it had come to, which the tree before tells in one pass over its nodes. So no row repeats inside an epoch across stages
-either, and the list of stages is all the state there is.
+Stages. A mixture may change at a sample number: from there on another tree decides, and every cell goes on with the
+draw it had come to, which the tree before tells in one pass over its nodes. So no row repeats inside an epoch across
+stages either, and the list of stages is all the state there is.
 
 Cost: about log2(cells) numpy passes per call; memory is one entry per cell. Rejected: drawing cells at random (counts
 drift as sqrt(n)), permutations held in memory (8 bytes a row), an iterator with state (resume replays it).

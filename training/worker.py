@@ -25,11 +25,13 @@ import pyarrow as pa
 import torch
 
 from catalog.errors import TamisError
+from catalog.pack import Packs
 from training.checkpoint import write_file
 from training.config import EarlyStopping, ModelConfig, TrainConfig
 from training.context import GroupContext, RunContext
 from training.finetune import finetune
-from training.pretrain import TrainResult, pretrain, read_result
+from training.order import Order
+from training.pretrain import TrainResult, ordered, pretrain, read_result
 from training.telemetry import OnProgress, Progress, follow, silent
 
 _POLL_SECONDS = 0.5
@@ -48,6 +50,10 @@ class PretrainJob:
     train: TrainConfig
     run_dir: Path
     threads: int = 1
+
+    def order(self, packs: Packs) -> Order:
+        """Which rows of the packs come when."""
+        return ordered(packs, self.weights, train=self.train)
 
     def run(self, context: RunContext, on_progress: OnProgress = silent) -> TrainResult:
         return pretrain(
@@ -73,6 +79,10 @@ class FinetuneJob:
     stopping: EarlyStopping
     run_dir: Path
     threads: int = 1
+
+    def order(self, packs: Packs) -> Order:
+        """Which rows of the packs come when."""
+        return ordered(packs, None, train=self.train)
 
     def run(self, context: RunContext, on_progress: OnProgress = silent) -> TrainResult:
         return finetune(
