@@ -29,6 +29,7 @@ from training.checkpoint import Checkpoint, Saver, latest
 from training.config import TrainConfig
 from training.context import RunContext
 from training.gradients import add_in_a_tree, add_up, collect_shards
+from training.memory import keep_freed_memory
 from training.model import IGNORED, Llama, layout
 from training.objective import MicroBatch, Objective, next_token
 from training.optim import Optimizer, build_optimizer, learning_rate, optimizer_tensors, restore_optimizer, set_rate
@@ -102,6 +103,8 @@ def train(
     """
     if judge and is_sharded(config, context):
         raise UsageError("a model that is judged while it trains must be whole on rank 0: sharding must be replicated")
+    if context.device.type == "cpu":
+        keep_freed_memory()
     steps, tokens_per_step = config.steps(packs.format.context), config.batch_rows * packs.format.context
     found = latest(run_dir / "checkpoints")
     if found:

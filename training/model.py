@@ -1,15 +1,8 @@
 """A lean Llama decoder whose state-dict names are Hugging Face's, so that every model exports as it is.
 
-RMSNorm, RoPE, SwiGLU, grouped-query attention and tied embeddings (arXiv 2302.13971, 2305.13245). What differs from a
-textbook version is where the time goes. Measured at 1.5M parameters, one AVX-512-BF16 core:
-
-- Attention. PyTorch's CPU kernel is slower in bf16 than in fp32 (41 against 31 ms for 16 rows of 256, width 128);
-  `_BlockAttention` is plain matrix products on causal query blocks with a hand-written backward (17 ms). CUDA keeps
-  scaled_dot_product_attention.
-- The head. `_HeadLoss` computes loss and gradient chunk by chunk so that logits never leave the cache nor fill a GPU
-  (the idea of Liger kernel, arXiv 2410.10989), 1/chunks of the memory and no recomputation.
-- Query, key and value are one product, gate and up another: their weights are joined per call, which costs nothing
-  beside the product.
+RMSNorm, RoPE, SwiGLU, grouped-query attention and tied embeddings (arXiv 2302.13971, 2305.13245). Query, key and value
+are one product, gate and up another: their weights are joined per call, which costs nothing beside the product. The
+rest of the arithmetic is in `training/kernels.py`; CUDA keeps scaled_dot_product_attention.
 
 Shape suffixes: B rows, T tokens, H heads, K key-value heads, E head size, D width, N = B*T, V vocabulary.
 """
@@ -18,7 +11,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,10 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.config import ModelConfig
+from training.kernels import IGNORED, causal_attention, chunks, head_loss, rms_norm, swiglu
 
-IGNORED = -1  # a target that carries no loss
-_QUERY_BLOCK = 128
-_CHUNK_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 27}  # logits held at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,15 +67,15 @@ def targets(tokens_BT: Tensor, segments_BT: Tensor) -> Tensor:
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight, computed in fp32 whatever x is."""
+    """x / rms(x) * weight, computed in fp32 whatever x is, in the dtype asked for."""
 
     def __init__(self, size: int, eps: float):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
         self.eps = eps
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+    def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        return rms_norm(x, self.weight, self.eps, dtype)
 
 
 class Attention(nn.Module):
@@ -102,17 +92,11 @@ class Attention(nn.Module):
         heads, kv_heads, size = self.config.num_heads, self.config.num_kv_heads, self.config.head_size
         weight = torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight])
         joined = F.linear(x_BTD, weight.to(x_BTD.dtype)).unflatten(-1, (heads + 2 * kv_heads, size))
-        rotated = _Rotate.apply(joined[:, :, : heads + kv_heads], *rotation)
-        q_BHTE = rotated[:, :, :heads].transpose(1, 2)
-        k_BHTE = rotated[:, :, heads:].transpose(1, 2)
-        v_BHTE = joined[:, :, heads + kv_heads :].transpose(1, 2)
-        if kv_heads != heads:
-            k_BHTE, v_BHTE = (t.repeat_interleave(heads // kv_heads, 1) for t in (k_BHTE, v_BHTE))
         if x_BTD.device.type == "cpu":
-            out_BHTE = _BlockAttention.apply(q_BHTE, k_BHTE, v_BHTE, bias)
+            out_BTD = causal_attention(joined, rotation, _needed(bias), heads=heads, kv_heads=kv_heads)
         else:
-            out_BHTE = F.scaled_dot_product_attention(q_BHTE, k_BHTE, v_BHTE, attn_mask=bias, is_causal=bias is None)
-        return F.linear(out_BHTE.transpose(1, 2).flatten(2), self.o_proj.weight.to(x_BTD.dtype))
+            out_BTD = _sdpa(joined, rotation, bias, heads=heads, kv_heads=kv_heads)
+        return F.linear(out_BTD, self.o_proj.weight.to(x_BTD.dtype))
 
 
 class MLP(nn.Module):
@@ -124,8 +108,7 @@ class MLP(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         weight = torch.cat([self.gate_proj.weight, self.up_proj.weight]).to(x_BTD.dtype)
-        gate, up = F.linear(x_BTD, weight).chunk(2, -1)
-        return F.linear(F.silu(gate) * up, self.down_proj.weight.to(x_BTD.dtype))
+        return F.linear(swiglu(F.linear(x_BTD, weight)), self.down_proj.weight.to(x_BTD.dtype))
 
 
 class Block(nn.Module):
@@ -139,8 +122,8 @@ class Block(nn.Module):
     def forward(
         self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], bias: Tensor | None, dtype: torch.dtype
     ) -> Tensor:
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD).to(dtype), rotation, bias)
-        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD).to(dtype))
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD, dtype), rotation, bias)
+        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD, dtype))
 
 
 class Decoder(nn.Module):
@@ -192,7 +175,7 @@ class Llama(nn.Module):
         x_BTD = self.model.embed_tokens(tokens_BT)
         for block in self.model.layers:
             x_BTD = block(x_BTD, rotation, bias, dtype)
-        return self.model.norm(x_BTD).to(dtype)
+        return self.model.norm(x_BTD, dtype)
 
     def forward(self, tokens_BT: Tensor, segments_BT: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Logits, [B, T, V]."""
@@ -202,7 +185,7 @@ class Llama(nn.Module):
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor, where: Layout, dtype: torch.dtype) -> Tensor:
         """The sum of negative log-likelihoods (nats) over counted targets; divide by the *global* count."""
         hidden_ND = self.hidden(tokens_BT, where, dtype).flatten(0, 1)
-        return _HeadLoss.apply(hidden_ND, self.model.embed_tokens.weight, targets_BT.flatten())
+        return head_loss(hidden_ND, self.model.embed_tokens.weight, targets_BT.flatten())
 
     @torch.no_grad()
     def nll(self, tokens_BT: Tensor, targets_BT: Tensor, where: Layout, dtype: torch.dtype) -> Tensor:
@@ -212,7 +195,7 @@ class Llama(nn.Module):
         flat_N = targets_BT.flatten()
         pieces = [
             F.cross_entropy(F.linear(hidden_ND[at], weight).float(), flat_N[at], ignore_index=IGNORED, reduction="none")
-            for at in _chunks(len(flat_N), weight)
+            for at in chunks(len(flat_N), weight)
         ]
         return torch.cat(pieces).view_as(targets_BT)
 
@@ -230,96 +213,20 @@ def _bias(where: Layout, tokens_BT: Tensor, dtype: torch.dtype) -> Tensor | None
     return torch.full((1, 1, size, size), float("-inf"), dtype=dtype).triu_(1)
 
 
-def _chunks(rows: int, weight_VD: Tensor) -> list[slice]:
-    size = max(64, _CHUNK_ELEMENTS.get(weight_VD.device.type, 1 << 27) // weight_VD.shape[0])
-    return [slice(i, min(i + size, rows)) for i in range(0, rows, size)]
+def _needed(bias: Tensor | None) -> Tensor:
+    assert bias is not None, "on a CPU every layout has a bias"
+    return bias
 
 
-class _Rotate(torch.autograd.Function):
-    """Rotary embedding in the half-split layout; its gradient is the rotation back."""
-
-    @staticmethod
-    def forward(ctx: Any, x_BTHE: Tensor, cosines_BTF: Tensor, sines_BTF: Tensor) -> Tensor:
-        cosines, sines = cosines_BTF[:, :, None], sines_BTF[:, :, None]
-        ctx.save_for_backward(cosines, sines)
-        return _rotate(x_BTHE, cosines, sines)
-
-    @staticmethod
-    def backward(ctx: Any, grad_BTHE: Tensor) -> tuple[Tensor, None, None]:
-        cosines, sines = ctx.saved_tensors
-        return _rotate(grad_BTHE, cosines, -sines), None, None
-
-
-def _rotate(x_BTHE: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    first, second = x_BTHE.chunk(2, -1)
-    out = torch.empty(x_BTHE.shape, dtype=x_BTHE.dtype, device=x_BTHE.device)
-    out_first, out_second = out.chunk(2, -1)
-    torch.mul(first, cosines, out=out_first).addcmul_(second, sines, value=-1)
-    torch.mul(second, cosines, out=out_second).addcmul_(first, sines)
-    return out
-
-
-class _BlockAttention(torch.autograd.Function):
-    """Causal attention, one block of queries at a time against the keys before its end.
-
-    `bias` is additive, [B or 1, 1, T, T]. Memory: half of the T x T probabilities, kept for the backward.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, q_BHTE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, bias: Tensor) -> Tensor:
-        q_BHTE = q_BHTE * q_BHTE.shape[-1] ** -0.5
-        out, kept = [], []
-        for begin, end in _blocks(q_BHTE.shape[2]):
-            scores = torch.matmul(q_BHTE[:, :, begin:end], k_BHTE[:, :, :end].transpose(-1, -2))
-            shares = torch.softmax(scores.add_(bias[:, :, begin:end, :end]), -1)
-            out.append(shares @ v_BHTE[:, :, :end])
-            kept.append(shares)
-        out_BHTE = torch.cat(out, 2)
-        ctx.save_for_backward(q_BHTE, k_BHTE, v_BHTE, out_BHTE, *kept)
-        return out_BHTE
-
-    @staticmethod
-    def backward(ctx: Any, grad_BHTE: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        q_BHTE, k_BHTE, v_BHTE, out_BHTE, *kept = ctx.saved_tensors
-        mean_BHT1 = (grad_BHTE * out_BHTE).sum(-1, keepdim=True)
-        q_grad, k_grad, v_grad = torch.empty_like(q_BHTE), torch.zeros_like(k_BHTE), torch.zeros_like(v_BHTE)
-        for (begin, end), shares in zip(_blocks(q_BHTE.shape[2]), kept, strict=True):
-            grad = grad_BHTE[:, :, begin:end]
-            v_grad[:, :, :end] += shares.transpose(-1, -2) @ grad
-            scores = grad @ v_BHTE[:, :, :end].transpose(-1, -2)
-            scores = scores.sub_(mean_BHT1[:, :, begin:end]).mul_(shares)
-            q_grad[:, :, begin:end] = scores @ k_BHTE[:, :, :end]
-            k_grad[:, :, :end] += scores.transpose(-1, -2) @ q_BHTE[:, :, begin:end]
-        return q_grad.mul_(q_BHTE.shape[-1] ** -0.5), k_grad, v_grad, None
-
-
-def _blocks(length: int) -> list[tuple[int, int]]:
-    return [(begin, min(begin + _QUERY_BLOCK, length)) for begin in range(0, length, _QUERY_BLOCK)]
-
-
-class _HeadLoss(torch.autograd.Function):
-    """Sum of cross-entropies of hidden states against the tied embedding, with both gradients made on the way."""
-
-    @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
-        weight = weight_VD.to(hidden_ND.dtype)
-        total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
-        hidden_grad = torch.empty_like(hidden_ND)
-        weight_grad = torch.zeros(weight_VD.shape, dtype=torch.float32, device=hidden_ND.device)
-        for at in _chunks(len(targets_N), weight):
-            counted = (targets_N[at] != IGNORED).float()[:, None]
-            index = targets_N[at].clamp_min(0)[:, None]
-            shares = torch.softmax(F.linear(hidden_ND[at], weight), -1, dtype=torch.float32)
-            # a share below 1e-37 reads as 85 nats; NaN stays NaN
-            total -= (shares.gather(1, index).clamp_min(1e-37).log_() * counted).sum()
-            shares.scatter_add_(1, index, torch.full_like(counted, -1.0))
-            grad = shares.mul_(counted).to(hidden_ND.dtype)
-            hidden_grad[at] = grad @ weight
-            weight_grad += grad.t() @ hidden_ND[at]
-        ctx.save_for_backward(hidden_grad, weight_grad)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        hidden_grad, weight_grad = ctx.saved_tensors
-        return hidden_grad * grad.to(hidden_grad.dtype), weight_grad * grad, None
+def _sdpa(
+    joined_BTHE: Tensor, rotation: tuple[Tensor, Tensor], bias: Tensor | None, *, heads: int, kv_heads: int
+) -> Tensor:
+    """What `causal_attention` computes, by PyTorch's own kernel."""
+    cosines, sines = (table[:, :, None] for table in rotation)
+    first, second = joined_BTHE[:, :, : heads + kv_heads].chunk(2, -1)
+    turned = torch.cat([first * cosines - second * sines, second * cosines + first * sines], -1)
+    q, k, v = turned[:, :, :heads], turned[:, :, heads:], joined_BTHE[:, :, heads + kv_heads :]
+    q, k, v = (each.transpose(1, 2) for each in (q, k, v))
+    grouped = heads != kv_heads
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=bias is None, enable_gqa=grouped)
+    return out.transpose(1, 2).flatten(2)
