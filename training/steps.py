@@ -15,7 +15,7 @@ from typing import ClassVar
 from catalog.pack import Packs
 from catalog.run import Work
 from catalog.snapshot import Contents, Snapshot
-from training.config import EarlyStopping, ModelConfig, TrainConfig, sized
+from training.config import Determinism, EarlyStopping, ModelConfig, OptimizerName, TrainConfig, sized
 from training.context import LocalContext
 from training.folder import model_config, write_model
 from training.inputs import (
@@ -36,7 +36,8 @@ from training.worker import FinetuneJob, Job, PretrainJob, fit_with_ray
 class Pretrain:
     """A model of about `params` parameters trained from scratch on `tokens` tokens of a packs snapshot.
 
-    Packs of a resampled snapshot are read by its mixture's weights, others in proportion to their rows.
+    Packs of a resampled snapshot are read by its mixture's weights, others in proportion to their rows. More than one
+    of `ranks` trains on Ray; `determinism` bitwise gives the same bytes whatever their number.
     """
 
     verb: ClassVar[str] = "pretrain"
@@ -48,11 +49,16 @@ class Pretrain:
     batch_rows: int = 16
     seed: int = 0
     threads: int = 1
+    micro_batch_rows: int = 8
+    ranks: int = 1
+    determinism: Determinism = "run"
+    optimizer: OptimizerName = "adamw"
     checkpoint_every: int = field(default=250, compare=False)
+    price_per_hour: float = field(default=0.0, compare=False)
 
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """A model snapshot."""
-        return _trained(work, self.job(work, *inputs), inputs[0])
+        return _trained(work, self.job(work, *inputs), inputs[0], ranks=self.ranks)
 
     def job(self, work: Work, *inputs: Snapshot) -> PretrainJob:
         """What is to be computed, in the run's own folder."""
@@ -88,11 +94,16 @@ class Finetune:
     patience: int = 3
     seed: int = 0
     threads: int = 1
+    micro_batch_rows: int = 8
+    ranks: int = 1
+    determinism: Determinism = "run"
+    optimizer: OptimizerName = "adamw"
     checkpoint_every: int = field(default=250, compare=False)
+    price_per_hour: float = field(default=0.0, compare=False)
 
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """A model snapshot."""
-        return _trained(work, self.job(work, *inputs), inputs[0])
+        return _trained(work, self.job(work, *inputs), inputs[0], ranks=self.ranks)
 
     def job(self, work: Work, *inputs: Snapshot) -> FinetuneJob:
         """What is to be computed, in the run's own folder."""
@@ -119,9 +130,13 @@ def _settings(step: Pretrain | Finetune) -> TrainConfig:
     return TrainConfig(
         tokens=step.tokens,
         batch_rows=step.batch_rows,
+        micro_batch_rows=step.micro_batch_rows,
         learning_rate=step.learning_rate,
         seed=step.seed,
+        determinism=step.determinism,
+        optimizer=step.optimizer,
         checkpoint_every=step.checkpoint_every,
+        price_per_hour=step.price_per_hour,
     )
 
 
@@ -140,11 +155,14 @@ def _fresh_model(shape: ModelConfig, seed: int, folder: Path, packs: Packs) -> P
 def train_together(steps: Sequence[tuple[Pretrain | Finetune, Work, Sequence[Snapshot]]]) -> None:
     """Compute several independent runs at the same time on Ray, one worker each, sharing cores when there are few.
 
-    Each computes on its own number of threads, so its bytes are those of a run alone. Nothing is committed: each step,
+    A run of several ranks is left to its own step. Each computes on its own number of threads, so its bytes are those
+    of a run alone. Nothing is committed: each step,
     built afterwards, finds its run finished in its own folder and returns at once.
     """
-    works = {work.name: work for _, work, _ in steps}
-    _fit([step.job(work, *inputs) for step, work, inputs in steps], works)
+    alone = [(step, work, inputs) for step, work, inputs in steps if step.ranks == 1]
+    if alone:
+        works = {work.name: work for _, work, _ in alone}
+        _fit([step.job(work, *inputs) for step, work, inputs in alone], works)
 
 
 def is_trained(work: Work) -> bool:
@@ -157,21 +175,21 @@ def run_folder(work: Work) -> Path:
     return (work.folder / "run").absolute()
 
 
-def _fit(jobs: Sequence[Job], works: Mapping[str, Work]) -> list[TrainResult]:
+def _fit(jobs: Sequence[Job], works: Mapping[str, Work], *, ranks: int = 1) -> list[TrainResult]:
     def on_progress(name: str, progress: Progress) -> None:
         _tell_progress(works[name], progress, prefix=f"{name}  " if len(jobs) > 1 else "")
 
     cores = next(iter(works.values())).executor.workers
-    share = min(max(job.threads for job in jobs), cores / len(jobs))
-    return fit_with_ray(jobs, cpus_per_worker=share, on_progress=on_progress)
+    share = min(max(job.threads for job in jobs), cores / len(jobs) / ranks)
+    return fit_with_ray(jobs, cpus_per_worker=share, on_progress=on_progress, workers_per_job=ranks)
 
 
-def _trained(work: Work, job: Job, packs: Snapshot) -> Contents:
+def _trained(work: Work, job: Job, packs: Snapshot, *, ranks: int) -> Contents:
     """Run a job here or in a Ray Train worker, unless it is finished."""
     if is_trained(work):
         result = read_result(job.run_dir)
-    elif work.executor.on_ray:
-        (result,) = _fit([job], {work.name: work})
+    elif work.executor.on_ray or ranks > 1:
+        (result,) = _fit([job], {work.name: work}, ranks=ranks)
     else:
         context = LocalContext(device_name="cpu", num_threads=job.threads)
         result = job.run(context, lambda progress: _tell_progress(work, progress))

@@ -6,7 +6,9 @@ and a job with one worker computes the very bytes of `LocalContext` with as many
 thread (a controller and a placement group each) and Ray Tune (trials add their own storage and scheduler).
 
 A worker that dies restarts the group, and every job continues from its newest checkpoint; jobs that were done return at
-once. Our checkpoints are the truth: Ray stores nothing but its own run state. Progress is read from each run's
+once. A job alone goes on with the workers that are left, because its order does not depend on their number. Our
+checkpoints are the truth: Ray is given none, stores nothing but the state of one call in a folder of its own, and that
+is never read again, so nothing that happens to Ray's files can stop a run. Progress is read from each run's
 metrics.jsonl, because `ray.train.report` is a barrier over all ranks. `run_dir` must be visible to workers and driver.
 """
 
@@ -15,7 +17,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import threading
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,11 +110,12 @@ def fit_with_ray(
     cpus_per_worker: float,
     on_progress: Callable[[str, Progress], None],
     workers_per_job: int = 1,
+    on_gpus: bool = False,
 ) -> list[TrainResult]:
     """Run the jobs at the same time on a Ray that is initialised, or start one; results in the order of `jobs`.
 
     `cpus_per_worker` is what Ray sets aside for each worker, a fraction where jobs share a core.
-    `on_progress(name, progress)` is called from a thread of this process. Raises what the job raised when that is a
+    With `on_gpus` each worker has one GPU. `on_progress(name, progress)` is called from a thread of this process. Raises what the job raised when that is a
     TamisError (without retries), and TamisError after a worker died more than three times.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # the default, 2 s, is added at start and end
@@ -126,16 +131,19 @@ def fit_with_ray(
         logging.getLogger(name).setLevel(logging.ERROR)
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    is_elastic = len(jobs) == 1 and workers_per_job > 1
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"jobs": list(jobs), "workers_per_job": workers_per_job},
-        torch_config=TorchConfig(backend="gloo"),
+        train_loop_config={"jobs": list(jobs)},
+        torch_config=TorchConfig(backend="nccl" if on_gpus else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=len(jobs) * workers_per_job, resources_per_worker={"CPU": cpus_per_worker}
+            num_workers=(1, workers_per_job) if is_elastic else len(jobs) * workers_per_job,
+            use_gpu=on_gpus,
+            resources_per_worker={"CPU": cpus_per_worker, **({"GPU": 1} if on_gpus else {})},
         ),
         run_config=RunConfig(
-            name="ray",
-            storage_path=str(jobs[0].run_dir.absolute()),
+            name=uuid.uuid4().hex,  # an old name would make Ray restore what it stored under it
+            storage_path=str((jobs[0].run_dir / "ray").absolute()),
             failure_config=FailureConfig(max_failures=_MAX_FAILURES),
         ),
     )
@@ -149,6 +157,7 @@ def fit_with_ray(
     finally:
         done.set()
         watcher.join()
+        shutil.rmtree(jobs[0].run_dir / "ray", ignore_errors=True)
     for job in jobs:
         _raise_failure(job.run_dir)
     return [read_result(job.run_dir) for job in jobs]
@@ -157,16 +166,17 @@ def fit_with_ray(
 def _work(config: dict[str, Any]) -> None:
     """What every Ray Train worker runs."""
     import ray.train
+    import ray.train.torch
 
-    jobs, size = config["jobs"], config["workers_per_job"]
-    rank = ray.train.get_context().get_world_rank()
+    jobs, here = config["jobs"], ray.train.get_context()
+    rank, size = here.get_world_rank(), here.get_world_size() // len(config["jobs"])
     # every rank takes part in making every group
     groups = [
         torch.distributed.new_group(range(i * size, (i + 1) * size)) if size > 1 else None for i in range(len(jobs))
     ]
     number = rank // size
     torch.set_num_threads(jobs[number].threads)
-    device = torch.device("cpu")
+    device = ray.train.torch.get_device()
     context = GroupContext(rank=rank % size, world_size=size, device=device, group=groups[number])
     try:
         jobs[number].run(context)

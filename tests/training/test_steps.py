@@ -59,7 +59,7 @@ def test_runs_trained_together_keep_the_ids_threads_and_seconds_of_runs_alone(
     packs = catalog.snapshot("generic-packs")
     used = []
 
-    def fit(jobs, *, cpus_per_worker, on_progress):
+    def fit(jobs, *, cpus_per_worker, on_progress, workers_per_job):
         """What Ray's workers do, one after the other."""
         used.extend((job.name, job.threads, cpus_per_worker) for job in jobs)
         return [job.run(LocalContext(device_name="cpu", num_threads=job.threads)) for job in jobs]

@@ -146,6 +146,38 @@ def test_jobs_whose_worker_was_killed_end_with_the_bytes_of_local_runs(
         assert bytes_of(job.run_dir) == bytes_of(alone / job.name)
 
 
+class KilledPair(Watched):
+    """A job of several workers, the last of which dies the first time it runs."""
+
+    def run(self, context: GroupContext) -> None:
+        spared = (self.run_dir / "killed").exists() or context.rank < context.world_size - 1
+        self.job.run(context if spared else DyingContext(**vars(context), run_dir=self.run_dir))
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_started")
+def test_a_run_whose_second_worker_was_killed_and_whose_ray_files_were_cut_ends_with_the_bytes_of_one_process(
+    tmp_path, pack, shape, settings
+):
+    train = dataclasses.replace(settings, micro_batch_rows=2, determinism="bitwise", keep_every=12)
+    here, there = (
+        PretrainJob(name=name, packs=(pack,), weights=None, model=shape, train=train, run_dir=tmp_path / name)
+        for name in ("here", "there")
+    )
+    here.run(LocalContext(device_name="cpu", num_threads=1))
+    fit_with_ray([KilledPair(there)], cpus_per_worker=1, workers_per_job=2, on_progress=no_progress)
+    assert (there.run_dir / "killed").read_text() == "step-00000006"
+    assert bytes_of(there.run_dir) == bytes_of(here.run_dir)
+    (there.run_dir / "result.json").unlink()
+    cut = there.run_dir / "ray" / "old" / "checkpoint_manager_snapshot.json"
+    cut.parent.mkdir(parents=True)
+    cut.write_text('{"checkpoint_')
+    fit_with_ray([there], cpus_per_worker=1, workers_per_job=1, on_progress=no_progress)
+    assert bytes_of(there.run_dir) == bytes_of(here.run_dir)
+    assert not cut.exists()
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_started")
 def test_two_workers_on_one_job_give_the_losses_of_one(tmp_path, alone, pack, shape, settings):
