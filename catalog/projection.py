@@ -49,6 +49,7 @@ ATTRIBUTES = {
     "weights": schema.WEIGHTS,
     "scores": schema.EVALUATIONS,
     "taken_down": NAMED,
+    "parts": schema.EVALUATION_PARTS,
 }
 
 

@@ -47,6 +47,9 @@ VIEWS = (
     """CREATE VIEW scores AS
     SELECT f.snapshot, w.* EXCLUDE (file)
     FROM file_rows f JOIN scores_parquet w ON w.file = f.file WHERE f.tbl = 'scores'""",
+    """CREATE VIEW evaluation_parts AS
+    SELECT f.snapshot, w.model, w.part, w."group" AS name, w.* EXCLUDE (file, model, part, "group")
+    FROM file_rows f JOIN parts_parquet w ON w.file = f.file WHERE f.tbl = 'parts'""",
     """CREATE VIEW snapshots AS
     SELECT s.snapshot, s.name, s.version, s.kind, s.id, s.step, s.shards, s.rows, s.bytes, r.started, r.seconds,
            s.layers, s.summary, s.run, s.live
@@ -69,7 +72,9 @@ VIEWS = (
     FROM snapshot_rows WHERE kind = 'model'""",
     """CREATE VIEW evaluations AS
     SELECT s.snapshot, r->>'$.model' AS model, (r->>'$.bits_per_byte')::DOUBLE AS bits_per_byte,
-           (r->>'$.perplexity')::DOUBLE AS perplexity, (r->>'$.documents')::INTEGER AS documents
+           (r->>'$.perplexity')::DOUBLE AS perplexity, (r->>'$.documents')::INTEGER AS documents,
+           (r->>'$.accuracy')::DOUBLE AS accuracy, (r->>'$.low')::DOUBLE AS low, (r->>'$.high')::DOUBLE AS high,
+           coalesce(r->>'$.task', 'text') AS task
     FROM snapshot_rows s, unnest((s.summary->'$.results')::JSON[]) AS u(r) WHERE s.kind = 'evaluation'""",
     """CREATE VIEW comparisons AS
     SELECT s.snapshot, r->>'$.model' AS model, r->>'$.baseline' AS baseline,

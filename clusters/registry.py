@@ -30,6 +30,7 @@ STEPS = {
     "pretrain": "training.steps:Pretrain",
     "finetune": "training.steps:Finetune",
     "evaluate": "training.compare:Evaluate",
+    "evaluate-choices": "training.choices:EvaluateChoices",
     "export": "training.compare:Export",
 }
 
@@ -56,6 +57,7 @@ INPUTS = {
     "pretrain": "packs",
     "finetune": "packs validation [model]",
     "evaluate": "documents model...",
+    "evaluate-choices": "model...",
     "export": "evaluation [test] model...",
 }
 

@@ -13,6 +13,7 @@ from catalog.errors import UsageError
 from catalog.snapshot import Snapshot
 from catalog.store import Store
 from catalog.tables import read_live, read_table
+from training.evaluate import NO_WINDOWS, Windows
 
 MODEL_FILES = ("model.safetensors", "config.json")
 
@@ -81,3 +82,29 @@ def scored_documents(store: Store, snapshot: Snapshot) -> pa.Table:
     if not table.num_rows:
         raise UsageError(f"{snapshot.ref} has no documents to score: give the target more text")
     return table.filter(pc.greater(table["n_bytes"], 0))
+
+
+def scored_windows(store: Store, snapshot: Snapshot, ids: Sequence[str]) -> Windows:
+    """The windows of the documents `ids`, none where the snapshot has no cells."""
+    contents = snapshot.contents
+    if any("cells" not in shard.tables for shard in contents.shards):
+        return NO_WINDOWS
+    columns = ["id", "start", "cell"]
+    tables = [read_live(store, shard, contents.layers, columns, table="cells") for shard in contents.shards]
+    table, place = pa.concat_tables(tables), {name: index for index, name in enumerate(ids)}
+    table = table.filter(pc.is_in(table["id"], pa.array(ids, pa.string())))
+    document = np.fromiter((place[name] for name in table["id"].to_pylist()), np.int64, table.num_rows)
+    start, cell = (table[name].to_numpy().astype(np.int64) for name in ("start", "cell"))
+    by_place = np.lexsort((start, document))
+    return Windows(document=document[by_place], start=start[by_place], cell=cell[by_place])
+
+
+def scored_domains(store: Store, snapshot: Snapshot, ids: Sequence[str]) -> list[str]:
+    """The domain of each of the documents `ids`: predicted, else declared, else `unknown`."""
+    contents, found = snapshot.contents, dict[str, str]()
+    for shard in contents.shards:
+        for table in ("documents", "domain"):
+            if table in shard.tables:
+                rows = read_live(store, shard, contents.layers, ["id", "domain"], table=table).to_pylist()
+                found.update((row["id"], row["domain"]) for row in rows if row["domain"])
+    return [found.get(name, "unknown") for name in ids]

@@ -187,17 +187,24 @@ class Llama(nn.Module):
         hidden_ND = self.hidden(tokens_BT, where, dtype).flatten(0, 1)
         return head_loss(hidden_ND, self.model.embed_tokens.weight, targets_BT.flatten())
 
-    @torch.no_grad()
     def nll(self, tokens_BT: Tensor, targets_BT: Tensor, where: Layout, dtype: torch.dtype) -> Tensor:
         """Negative log-likelihood (nats) of each target, fp32[B, T]; 0 where IGNORED."""
+        return self.predict(tokens_BT, targets_BT, where, dtype)[0]
+
+    @torch.no_grad()
+    def predict(
+        self, tokens_BT: Tensor, targets_BT: Tensor, where: Layout, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """`nll` of each target, and whether it is the likeliest token, bool[B, T]; False where IGNORED."""
         hidden_ND = self.hidden(tokens_BT, where, dtype).flatten(0, 1)
         weight = self.model.embed_tokens.weight.to(dtype)
         flat_N = targets_BT.flatten()
-        pieces = [
-            F.cross_entropy(F.linear(hidden_ND[at], weight).float(), flat_N[at], ignore_index=IGNORED, reduction="none")
-            for at in chunks(len(flat_N), weight)
-        ]
-        return torch.cat(pieces).view_as(targets_BT)
+        nll, hits = [], []
+        for at in chunks(len(flat_N), weight):
+            logits = F.linear(hidden_ND[at], weight).float()
+            nll.append(F.cross_entropy(logits, flat_N[at], ignore_index=IGNORED, reduction="none"))
+            hits.append(logits.argmax(-1) == flat_N[at])
+        return torch.cat(nll).view_as(targets_BT), torch.cat(hits).view_as(targets_BT)
 
 
 def _bias(where: Layout, tokens_BT: Tensor, dtype: torch.dtype) -> Tensor | None:
