@@ -292,6 +292,49 @@ def sql(
 
 
 @app.command()
+def tune(
+    packs: Annotated[str, typer.Argument(help="Packs to train on.")],
+    validation: Annotated[str, typer.Argument(help="Tokenized documents to judge by.")],
+    tokens: Annotated[int, typer.Option(min=1, help="Budget of a trial.")],
+    params: Annotated[int, typer.Option(min=10_000, help="Parameters of the model, about.")] = 1_000_000,
+    trials: Annotated[int, typer.Option(min=1, help="Settings to try.")] = 12,
+    rates: Annotated[str, typer.Option(help="Lowest and highest learning rate.")] = "5e-4:2e-2",
+    batch_rows: Annotated[str, typer.Option(help="Batch sizes, in rows.")] = "8,16,32",
+    start: Annotated[
+        list[str] | None, typer.Option(help="A setting to try first, like 4e-3x16; repeatable. Default: pretrain's.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same settings.")] = 0,
+    store: StoreOption = STORE,
+    workers: WorkersOption = WORKERS,
+    output_format: Annotated[str, typer.Option("--format", help="table, json, csv or parquet.")] = "table",
+) -> None:
+    """Search learning rate and batch size: ASHA on Ray Tune, one process a trial, the best first."""
+    from catalog.query import print_result
+    from clusters.tuning import search
+
+    check_format(output_format)
+    found = search(
+        _catalog(store),
+        packs,
+        validation,
+        tokens=tokens,
+        params=params,
+        trials=trials,
+        rates=rates,
+        batch_rows=batch_rows,
+        start=start or [],
+        seed=seed,
+        workers=workers,
+    )
+    print_result(found, output_format)
+    best = found.slice(0, 1).to_pylist()[0]
+    typer.echo(
+        f"the best as settings: --set learning_rate={best['learning_rate']:g} --set batch_rows={best['batch_rows']}",
+        err=True,
+    )
+
+
+@app.command()
 def replay(
     model: Annotated[str, typer.Argument(help="A model that pretrain or finetune made.")],
     step: Annotated[int, typer.Option("--step", min=1, help="The optimiser step, as the metrics count: from 1.")],

@@ -37,7 +37,7 @@ def open_trackers(names: Sequence[str], run_dir: Path, *, begin: int) -> list[Tr
         try:
             found.append(_OPENERS[name](run_dir, begin))
         except ImportError as error:
-            raise UsageError(f"the tracker {name} needs a package that is not installed: pip install {name}") from error
+            raise UsageError(f"the tracker {name} can't start: {error}; pip install tamis[{name}]") from error
     return found
 
 
@@ -68,7 +68,7 @@ class _WeightsAndBiases:
         self._run.log(dict(values), step=step)
 
     def close(self) -> None:
-        self._run.finish(quiet=True)
+        self._run.finish()
 
 
 class _Mlflow:
@@ -77,7 +77,9 @@ class _Mlflow:
         from mlflow.tracking import MlflowClient
 
         given = os.environ.get("MLFLOW_TRACKING_URI")
-        self._client: Any = MlflowClient(given or f"sqlite:///{run_dir.absolute() / 'mlflow.db'}")
+        if not given:  # plain files: a database would need packages beyond mlflow-skinny
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        self._client: Any = MlflowClient(given or (run_dir.absolute() / "mlflow").as_uri())
         experiment = self._client.get_experiment_by_name("tamis")
         where = experiment.experiment_id if experiment else self._client.create_experiment("tamis")
         identity = _identity(run_dir)

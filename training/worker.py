@@ -37,6 +37,7 @@ from training.finetune import finetune
 from training.order import Order
 from training.pretrain import TrainResult, ordered, pretrain, read_result
 from training.telemetry import OnProgress, Progress, follow, silent
+from training.tune import REDUCTION, Setting, Task, Trial, run_trial
 
 _POLL_SECONDS = 0.5
 _MAX_FAILURES = 3
@@ -127,10 +128,7 @@ def fit_with_ray(
     for job in jobs:
         job.run_dir.mkdir(parents=True, exist_ok=True)
         (job.run_dir / "failure.json").unlink(missing_ok=True)
-    for name in _NOISY_LOGGERS:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    _start_ray()
     is_elastic = len(jobs) == 1 and workers_per_job > 1
     trainer = TorchTrainer(
         _work,
@@ -161,6 +159,76 @@ def fit_with_ray(
     for job in jobs:
         _raise_failure(job.run_dir)
     return [read_result(job.run_dir) for job in jobs]
+
+
+def search_with_ray(
+    task: Task, settings: Sequence[Setting], *, folder: Path, concurrent: int, on_report: Callable[[Trial], None]
+) -> list[Trial]:
+    """How far each setting came under ASHA, in the order of `settings`; `concurrent` trials at a time, a core each.
+
+    Raises TamisError with what the first failed trial said.
+    """
+    import ray
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
+
+    _start_ray()
+    data, budget = ray.put(task), task.train.tokens
+
+    def trial(config: dict[str, Any]) -> None:
+        given, setting = ray.get(data), settings[config["number"]]
+
+        def report(tokens: int, loss: float) -> None:
+            tune.report({"tokens": min(tokens, budget), "bits_per_byte": loss})
+
+        run_trial(given, setting, folder / str(config["number"]), report)
+
+    class Told(tune.Callback):
+        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **_: Any) -> None:
+            on_report(_trial(settings[result["config"]["number"]], result, budget=budget))
+
+    scheduler = ASHAScheduler(
+        time_attr="tokens",
+        max_t=budget,
+        grace_period=max(1, budget // REDUCTION ** (task.rungs - 1)),
+        reduction_factor=REDUCTION,
+    )
+    tuner = tune.Tuner(
+        tune.with_resources(trial, {"cpu": 1}),
+        param_space={"number": tune.grid_search(list(range(len(settings))))},
+        tune_config=tune.TuneConfig(
+            metric="bits_per_byte", mode="min", scheduler=scheduler, max_concurrent_trials=concurrent
+        ),
+        run_config=tune.RunConfig(
+            name=uuid.uuid4().hex, storage_path=str(folder.absolute() / "ray"), verbose=0, callbacks=[Told()]
+        ),
+    )
+    results = tuner.fit()
+    if results.errors:
+        raise TamisError(f"a trial failed: {str(results.errors[0]).strip().splitlines()[-1]}")
+    found = {result.metrics["config"]["number"]: result.metrics for result in results}
+    return [_trial(setting, found[number], budget=budget) for number, setting in enumerate(settings)]
+
+
+def _trial(setting: Setting, metrics: dict[str, Any], *, budget: int) -> Trial:
+    return Trial(
+        learning_rate=setting.learning_rate,
+        batch_rows=setting.batch_rows,
+        tokens=metrics["tokens"],
+        bits_per_byte=metrics["bits_per_byte"],
+        seconds=metrics["time_total_s"],
+        finished=metrics["tokens"] >= budget,
+    )
+
+
+def _start_ray() -> None:
+    """Connect to a Ray that is there, or start one of this machine, quietly."""
+    import ray
+
+    for name in _NOISY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 
 
 def _work(config: dict[str, Any]) -> None:

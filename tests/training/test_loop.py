@@ -119,20 +119,22 @@ pretrain(**pickle.load(open(sys.argv[1], "rb")))
 """
 
 
-def test_kill_9_at_any_moment_loses_nothing_but_time(tmp_path, pack, shape, local):
+@pytest.mark.parametrize("wanted_kills", [2, pytest.param(10, marks=pytest.mark.slow)])
+def test_kill_9_at_any_moment_loses_nothing_but_time(tmp_path, pack, shape, local, wanted_kills):
     import pickle
 
-    settings = TrainConfig(tokens=90 * 8 * 32, batch_rows=8, learning_rate=1e-2, checkpoint_every=2, precision="fp32")
+    total = 30 * wanted_kills
+    settings = TrainConfig(tokens=total * 8 * 32, batch_rows=8, learning_rate=1e-2, checkpoint_every=2, precision="fp32")
     run = {"packs": [pack], "weights": None, "model": shape, "train": settings, "context": local}
     whole = pretrain(**run, run_dir=tmp_path / "whole")
     arguments = tmp_path / "arguments"
     arguments.write_bytes(pickle.dumps({**run, "run_dir": tmp_path / "killed"}))
     random, kills = np.random.default_rng(0), 0
-    while kills < 3:
+    while kills < wanted_kills:
         child = subprocess.Popen([sys.executable, "-c", CHILD, str(arguments)], cwd=ROOT)
         before = follow(tmp_path / "killed")
         started = before.step if before else 0
-        wanted = min(started + int(random.integers(8, 20)), 80)
+        wanted = min(started + int(random.integers(8, 20)), total - 10)
         while child.poll() is None:
             now = follow(tmp_path / "killed")
             if now and now.step >= wanted:
