@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ class Ours:
                 on_progress=on_progress,
             )
         # the first step warms up, the last also writes a checkpoint
-        return [(b[0] - a[0], b[1] - a[1]) for a, b in zip(clocks[1:-1], clocks[2:-1], strict=False)]
+        return [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(clocks[1:-1])]
 
 
 def peers(model: ModelConfig) -> dict[str, Callable[[], Any]]:

@@ -56,7 +56,7 @@ class Parts:
 
 @dataclass(frozen=True, kw_only=True)
 class Windows:
-    """Where the windows of the documents begin: `document` (index), `start` (token) and `cell`, sorted by the first two.
+    """Where windows of the documents begin: `document` (index), `start` (token) and `cell`, sorted by the first two.
 
     A token belongs to the last window that begins at or before it, the final end-of-text to the last one.
     """

@@ -19,6 +19,7 @@ from training.context import RunContext
 _AT_ONCE = 1 << 24  # elements of a gradient that are gathered from all ranks at a time
 
 Backward = Callable[[int], Tensor]  # runs a micro-batch, adds to the parameters' gradients, returns its loss
+Combine = Callable[[nn.Module, int, Backward, RunContext], Tensor]
 
 
 def add_up(model: nn.Module, number: int, backward: Backward, context: RunContext) -> Tensor:

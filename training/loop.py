@@ -28,7 +28,7 @@ from training.blocks import is_sharded, prepare, whole
 from training.checkpoint import Checkpoint, Saver, latest
 from training.config import TrainConfig
 from training.context import RunContext
-from training.gradients import add_in_a_tree, add_up, collect_shards
+from training.gradients import Combine, add_in_a_tree, add_up, collect_shards
 from training.memory import keep_freed_memory
 from training.model import IGNORED, Llama, layout
 from training.objective import MicroBatch, Objective, next_token
@@ -200,7 +200,7 @@ def _step(run: _Run, batch: Batch, *, waited: float) -> _Losses:
         return loss.detach()
 
     if is_sharded(config, run.context):
-        combine = collect_shards
+        combine: Combine = collect_shards
     else:
         combine = add_in_a_tree if config.determinism == "bitwise" else add_up
     loss = combine(run.model, len(batch.cuts), backward, run.context)

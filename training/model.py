@@ -21,7 +21,6 @@ from training.config import ModelConfig
 from training.kernels import IGNORED, causal_attention, chunks, head_loss, rms_norm, swiglu
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """What a network needs to know about a micro-batch beside its tokens.

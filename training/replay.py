@@ -71,7 +71,7 @@ class Replay:
     documents: str
 
 
-def replay(catalog: Catalog, model: Snapshot, step: int, *, weights: Weights = "now", threads: int = 1) -> Replay:
+def replay(catalog: Catalog, model: Snapshot, step: int, *, weights: str = "now", threads: int = 1) -> Replay:
     """Replay optimiser step `step` (1-based, as in the metrics) of a pretrained or fine-tuned model.
 
     Raises UsageError for another snapshot and for a step that the run did not have.

@@ -59,7 +59,7 @@ class _WeightsAndBiases:
     def __init__(self, run_dir: Path, _begin: int):
         import wandb
 
-        mode = "online" if os.environ.get("WANDB_API_KEY") else "offline"
+        mode: Any = "online" if os.environ.get("WANDB_API_KEY") else "offline"
         self._run: Any = wandb.init(
             dir=str(run_dir), project="tamis", id=_identity(run_dir), resume="allow", mode=mode, name=run_dir.name
         )

@@ -1,9 +1,9 @@
 """Which learning rate and batch size: short trainings of many settings, the worse ones stopped early.
 
-ASHA (arXiv 1810.05934) on Ray Tune: every trial reports its validation bits per byte at rungs of a third, a ninth ... of
+ASHA (arXiv 1810.05934) on Ray Tune: every trial reports its validation bits per byte at rungs of a ninth and a third of
 the budget, and goes on while it is among the best third of those that came there. A trial is one process on its own
 thread with the same budget of *tokens*, so batch sizes compare fairly. Which settings are tried is a function of the
-seed; settings that are known to be good come first (warm starts), and bar the way for the others. Who is stopped
+seed; settings that are known to be good come first (warm starts) and set the mark for the others. Who is stopped
 depends on who reports first, so a search is advice, not a snapshot.
 """
 

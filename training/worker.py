@@ -115,9 +115,9 @@ def fit_with_ray(
 ) -> list[TrainResult]:
     """Run the jobs at the same time on a Ray that is initialised, or start one; results in the order of `jobs`.
 
-    `cpus_per_worker` is what Ray sets aside for each worker, a fraction where jobs share a core.
-    With `on_gpus` each worker has one GPU. `on_progress(name, progress)` is called from a thread of this process. Raises what the job raised when that is a
-    TamisError (without retries), and TamisError after a worker died more than three times.
+    `cpus_per_worker` is what Ray sets aside for each worker, a fraction where jobs share a core. With `on_gpus` each
+    worker has one GPU. `on_progress(name, progress)` is called from a thread of this process. Raises what the job
+    raised when that is a TamisError (without retries), and TamisError after a worker died more than three times.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # the default, 2 s, is added at start and end
     import ray
@@ -129,13 +129,15 @@ def fit_with_ray(
         job.run_dir.mkdir(parents=True, exist_ok=True)
         (job.run_dir / "failure.json").unlink(missing_ok=True)
     _start_ray()
-    is_elastic = len(jobs) == 1 and workers_per_job > 1
+    num_workers: Any = len(jobs) * workers_per_job
+    if len(jobs) == 1 and workers_per_job > 1:
+        num_workers = (1, workers_per_job)  # as many as there are
     trainer = TorchTrainer(
         _work,
         train_loop_config={"jobs": list(jobs)},
         torch_config=TorchConfig(backend="nccl" if on_gpus else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=(1, workers_per_job) if is_elastic else len(jobs) * workers_per_job,
+            num_workers=num_workers,
             use_gpu=on_gpus,
             resources_per_worker={"CPU": cpus_per_worker, **({"GPU": 1} if on_gpus else {})},
         ),
@@ -184,7 +186,8 @@ def search_with_ray(
         run_trial(given, setting, folder / str(config["number"]), report)
 
     class Told(tune.Callback):
-        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **_: Any) -> None:
+        def on_trial_result(self, **given: Any) -> None:  # type: ignore[override]
+            result = given["result"]
             on_report(_trial(settings[result["config"]["number"]], result, budget=budget))
 
     scheduler = ASHAScheduler(
@@ -206,7 +209,8 @@ def search_with_ray(
     results = tuner.fit()
     if results.errors:
         raise TamisError(f"a trial failed: {str(results.errors[0]).strip().splitlines()[-1]}")
-    found = {result.metrics["config"]["number"]: result.metrics for result in results}
+    metrics = [results[i].metrics or {} for i in range(len(results))]
+    found = {each["config"]["number"]: each for each in metrics}
     return [_trial(setting, found[number], budget=budget) for number, setting in enumerate(settings)]
 
 

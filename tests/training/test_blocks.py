@@ -64,9 +64,7 @@ class Interrupted(Exception):
     pass
 
 
-def test_muon_moves_the_matrices_of_blocks_learns_and_resumes_to_the_same_bytes(
-    tmp_path, pack, shape, settings, local
-):
+def test_muon_moves_the_matrices_of_blocks_learns_and_resumes_to_the_same_bytes(tmp_path, pack, shape, settings, local):
     muon = dataclasses.replace(settings, optimizer="muon", trackers=())
     run = {"weights": None, "model": shape, "train": muon, "context": local}
     whole = pretrain([pack], **run, run_dir=tmp_path / "whole")

@@ -124,7 +124,9 @@ def test_kill_9_at_any_moment_loses_nothing_but_time(tmp_path, pack, shape, loca
     import pickle
 
     total = 30 * wanted_kills
-    settings = TrainConfig(tokens=total * 8 * 32, batch_rows=8, learning_rate=1e-2, checkpoint_every=2, precision="fp32")
+    settings = TrainConfig(
+        tokens=total * 8 * 32, batch_rows=8, learning_rate=1e-2, checkpoint_every=2, precision="fp32"
+    )
     run = {"packs": [pack], "weights": None, "model": shape, "train": settings, "context": local}
     whole = pretrain(**run, run_dir=tmp_path / "whole")
     arguments = tmp_path / "arguments"

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.training.conftest import CONTEXT, VOCABULARY
-from training.folder import hf_config
 from training import kernels, model
+from training.folder import hf_config
 from training.model import IGNORED, Llama, layout, targets
 
 
@@ -108,10 +108,10 @@ def test_the_kernels_and_their_gradients_equal_torch_operators(monkeypatch, chun
             (hidden, head),
         ),
     )
-    for ours, theirs, given in pairs:
+    for ours, theirs, leaves in pairs:
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
         turn = torch.randn(ours.shape)
-        for mine, other in zip(*(torch.autograd.grad(each, given, turn) for each in (ours, theirs)), strict=True):
+        for mine, other in zip(*(torch.autograd.grad(each, leaves, turn) for each in (ours, theirs)), strict=True):
             torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-4)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -25,7 +26,7 @@ def test_the_rates_cover_their_range_evenly_in_the_logarithm():
     space = Space(learning_rates=(1e-4, 1e-1), batch_rows=(8,))
     rates = sorted(each.learning_rate for each in settings_to_try(space, 30, known=[], seed=0))
     assert 1e-4 <= rates[0] <= rates[-1] <= 1e-1
-    gaps = [math.log10(b / a) for a, b in zip(rates, rates[1:], strict=False)]
+    gaps = [math.log10(b / a) for a, b in pairwise(rates)]
     assert max(gaps) < 3 * 2.2 / 30
 
 
