@@ -308,7 +308,10 @@ def tune(
     workers: WorkersOption = WORKERS,
     output_format: Annotated[str, typer.Option("--format", help="table, json, csv or parquet.")] = "table",
 ) -> None:
-    """Search learning rate and batch size: ASHA on Ray Tune, one process a trial, the best first."""
+    """Search learning rate and batch size.
+
+    ASHA on Ray Tune, one process a trial with an equal budget of tokens; the best first.
+    """
     from catalog.query import print_result
     from clusters.tuning import search
 
@@ -344,9 +347,9 @@ def replay(
     ] = "now",
     output_format: Annotated[str, typer.Option("--format", help="table, json, csv or parquet.")] = "table",
 ) -> None:
-    """List the documents of one training step with their loss, worst first.
+    """List the documents of a training step with their loss.
 
-    Rows join with the views documents, cells and texts by id. With --weights then, the steps before it are trained
+    The worst come first. Rows join with the views documents, cells and texts by id. With --weights then, the steps before it are trained
     again.
     """
     from catalog.query import print_result
