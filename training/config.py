@@ -157,6 +157,8 @@ class TrainConfig:
                 raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
         if self.determinism == "bitwise" and self.sharding == "sharded":
             raise ValueError("determinism bitwise needs whole gradients on every rank: sharding must be replicated")
+        if self.optimizer == "muon" and self.sharding == "sharded":
+            raise ValueError("optimizer muon needs whole matrices on every rank: sharding must be replicated")
         if not 0 <= self.warmup_share <= 1 - self.decay_share:
             raise ValueError(
                 f"warmup_share {self.warmup_share} and decay_share {self.decay_share} exceed the whole run"

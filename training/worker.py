@@ -36,9 +36,10 @@ from training.context import GroupContext, RunContext
 from training.finetune import finetune
 from training.order import Order
 from training.pretrain import TrainResult, ordered, pretrain, read_result
-from training.telemetry import OnProgress, Progress, follow, silent
+from training.telemetry import OnProgress, Progress, follow, read_events, silent
 from training.tune import REDUCTION, Setting, Task, Trial, run_trial
 
+_log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.5
 _MAX_FAILURES = 3
 _NOISY_LOGGERS = ("ray.train", "ray.train.v2", "ray.data", "ray.tune")
@@ -272,7 +273,7 @@ def _check(jobs: Sequence[Job]) -> None:
 
 
 def _watch(jobs: list[Job], on_progress: Callable[[str, Progress], None], done: threading.Event) -> None:
-    seen = {job.name: 0 for job in jobs}
+    seen, told = {job.name: 0 for job in jobs}, {job.name: len(read_events(job.run_dir)) for job in jobs}
     while True:
         finished = done.wait(_POLL_SECONDS)
         for job in jobs:
@@ -280,6 +281,9 @@ def _watch(jobs: list[Job], on_progress: Callable[[str, Progress], None], done: 
             if progress is not None and progress.step != seen[job.name]:
                 seen[job.name] = progress.step
                 on_progress(job.name, progress)
+            for event in read_events(job.run_dir)[told[job.name] :]:
+                told[job.name] += 1
+                _log.warning("%s: %s", job.name, event["text"])
         if finished:
             return
 
