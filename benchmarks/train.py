@@ -16,11 +16,14 @@ ray: a step under Ray Train against a step here, and two workers of one thread a
 from __future__ import annotations
 
 import argparse
+import json
+import logging
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -33,10 +36,10 @@ from train_peers import HfTrainer, NanoGpt, Times
 from catalog.pack import PackFormat, Packs, write_pack
 from training.batches import Batches
 from training.config import ModelConfig, TrainConfig, sized
-from training.context import LocalContext, resolved
+from training.context import LocalContext, RunContext, resolved
 from training.order import Order
 from training.pretrain import pretrain
-from training.telemetry import Progress, read_metrics
+from training.telemetry import Progress
 from training.worker import PretrainJob, fit_with_ray
 
 CONTEXT, VOCAB, ROWS = 256, 4096, 16
@@ -154,40 +157,69 @@ def loader(pack: Path, options: argparse.Namespace) -> None:
     print(f"order: {1e6 / (time.process_time() - begun):,.0f} samples/s over 1,024 cells, one core")
 
 
+@dataclass(frozen=True)
+class Clocked:
+    """A job that notes the clock and its processor time after each step, wherever it runs."""
+
+    job: PretrainJob
+
+    @property
+    def name(self) -> str:
+        return self.job.name
+
+    @property
+    def run_dir(self) -> Path:
+        return self.job.run_dir
+
+    @property
+    def threads(self) -> int:
+        return self.job.threads
+
+    def run(self, context: RunContext) -> None:
+        clocks: list[tuple[float, float]] = []
+        self.job.run(context, lambda _: clocks.append((time.perf_counter(), time.process_time())))
+        if context.rank == 0:
+            (self.run_dir / "clocks.json").write_text(json.dumps(clocks))
+
+    def times(self) -> Times:
+        clocks = json.loads((self.run_dir / "clocks.json").read_text())
+        return [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(clocks[2:-1])]
+
+
 def on_ray(pack: Path, options: argparse.Namespace) -> None:
     """Steps under Ray Train and here, in turns; two workers of one thread against one of two."""
-    import logging
-
     import ray
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    model, steps = sized(1_000_000, vocab_size=VOCAB, context=CONTEXT), 40
+    model, steps = sized(1_000_000, vocab_size=VOCAB, context=CONTEXT), 30
     train = TrainConfig(
         tokens=ROWS * CONTEXT * steps, batch_rows=ROWS, micro_batch_rows=ROWS // 2, checkpoint_every=10**9
     )
-    times: dict[str, list[float]] = {}
+    times: dict[str, Times] = {}
+    kinds = (("here, 2 threads", 0, 2), ("Ray Train, 2 threads", 1, 2), ("Ray Train, 2 workers of 1", 2, 1))
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(options.turns):
-            for name, workers, threads in (("here", 0, 2), ("Ray Train", 1, 2), ("2 x 1 thread", 2, 1)):
+            for number, (name, workers, threads) in enumerate(kinds):
+                run_dir = Path(folder) / f"{turn}-{number}"
+                run_dir.mkdir()
                 job = PretrainJob(
-                    name=name,
-                    packs=(pack,),
-                    weights=None,
-                    model=model,
-                    train=train,
-                    run_dir=Path(folder) / f"{turn}-{name}",
-                    threads=threads,
+                    name=name, packs=(pack,), weights=None, model=model, train=train, run_dir=run_dir, threads=threads
                 )
+                clocked = Clocked(job)
                 if workers:
-                    fit_with_ray([job], cpus_per_worker=1, workers_per_job=workers, on_progress=lambda *_: None)
+                    fit_with_ray([clocked], cpus_per_worker=1, workers_per_job=workers, on_progress=lambda *_: None)
                 else:
-                    job.run(LocalContext(device_name="cpu", num_threads=threads))
-                seconds = [line["seconds"] for line in read_metrics(job.run_dir / "metrics.jsonl")]
-                times.setdefault(name, []).extend(np.diff(seconds)[2:-2].tolist())
-    base = statistics.median(times["here"])
+                    clocked.run(LocalContext(device_name="cpu", num_threads=threads))
+                times.setdefault(name, []).extend(
+                    (wall, cpu * max(workers, 1)) for wall, cpu in clocked.times()
+                )  # both workers of a pair do the same
+    base = [statistics.median(column) for column in zip(*times[kinds[0][0]], strict=True)]
     for name, each in times.items():
-        middle = statistics.median(each)
-        print(f"{name:<14} {middle * 1e3:7.1f} ms a step  {middle / base:.3f}x   load {os.getloadavg()[0]:.1f}")
+        wall, cpu = (statistics.median(column) for column in zip(*each, strict=True))
+        print(
+            f"{name:<26} {wall * 1e3:7.1f} ms a step {wall / base[0]:6.3f}x   {cpu * 1e3:7.1f} ms of processor "
+            f"{cpu / base[1]:6.3f}x   load {os.getloadavg()[0]:.1f}"
+        )
 
 
 def main() -> None:
