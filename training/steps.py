@@ -41,7 +41,7 @@ class Pretrain:
     """
 
     verb: ClassVar[str] = "pretrain"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
 
     tokens: int
     params: int = 1_000_000
@@ -84,7 +84,7 @@ class Finetune:
     """
 
     verb: ClassVar[str] = "finetune"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
 
     tokens: int
     params: int = 1_000_000
