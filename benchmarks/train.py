@@ -6,7 +6,7 @@ speed: all train on the same made-up rows of 256 tokens, 16 rows a step, bf16 wh
 clipping, in turns; ours is `pretrain` as a user calls it, data, metrics and optimiser included. Each peer runs eager
 and compiled, and its faster setting counts; compilation is shown apart. One document a row, so that transformers may
 use its causal path. Medians of steps, by the clock and by processor time, which other work on the machine hurts less.
-The Trainer needs accelerate: without it that is said and the rest runs.
+The Trainer needs accelerate (`pip install tamis[bench]`): without it that is said and the rest runs.
 
 loader: rows read alone against what the model eats, and sample numbers a second.
 
