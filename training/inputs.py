@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from catalog.errors import UsageError
+from catalog.run import Work
 from catalog.snapshot import Snapshot
 from catalog.store import Store
 from catalog.tables import read_live, read_table
@@ -47,13 +48,14 @@ def pack_paths(store: Store, packs: Snapshot) -> tuple[Path, ...]:
 
 
 def mixture_weights(store: Store, packs: Snapshot, rows_per_cell: np.ndarray) -> tuple[float, ...] | None:
-    """The mixture's weight of each cell that has rows, None for packs without a mixture.
+    """The weight of each cell that has rows in the packs' mixture or blend, None for packs without one.
 
     A cell whose budget was too small for a single window has no rows; its weight goes to the others in proportion.
     """
-    if "weights" not in packs.contents.artifacts:
+    names = [name for name in ("shares", "weights") if name in packs.contents.artifacts]
+    if not names:
         return None
-    weights = read_table(store, packs.artifact("weights"), ["weight"])["weight"].to_numpy()
+    weights = read_table(store, packs.artifact(names[0]), ["weight"])["weight"].to_numpy()
     rows = np.zeros(len(weights), np.int64)
     rows[: len(rows_per_cell)] = rows_per_cell
     alive = np.where(rows > 0, weights, 0.0)[: len(rows_per_cell)]
@@ -68,6 +70,16 @@ def model_folder(store: Store, model: Snapshot, folder: Path) -> Path:
         path.unlink(missing_ok=True)
         path.symlink_to(store.local(model.require("model").artifact(name)))
     return folder
+
+
+def lesson_paths(work: Work, lessons: Snapshot, packs: Snapshot) -> tuple[Path, ...]:
+    """The local files of lessons, in the order of the packs they are about; UsageError when these are others."""
+    about = work.catalog.inputs(lessons)[0]
+    if about.id != packs.id:
+        raise UsageError(
+            f"{lessons.ref} are lessons about {about.ref} where {packs.ref} was expected: run `teach` on {packs.ref}"
+        )
+    return tuple(work.store.local(shard.tables["lessons"]) for shard in lessons.contents.shards)
 
 
 def scored_documents(store: Store, snapshot: Snapshot) -> pa.Table:

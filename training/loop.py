@@ -113,7 +113,7 @@ def train(
     prepare(model, config, context, flops=flops)
     run = _Run(
         model=model,
-        optimizer=build_optimizer(model, config),
+        optimizer=build_optimizer(model, config, width_scale=model.config.width_scale),
         config=config,
         dtype=dtype,
         context=context,

@@ -1,8 +1,9 @@
 """A lean Llama decoder whose state-dict names are Hugging Face's, so that every model exports as it is.
 
-RMSNorm, RoPE, SwiGLU, grouped-query attention and tied embeddings (arXiv 2302.13971, 2305.13245). Query, key and value
-are one product, gate and up another: their weights are joined per call, which costs nothing beside the product. The
-rest of the arithmetic is in `training/kernels.py`; CUDA keeps scaled_dot_product_attention.
+RMSNorm, RoPE, SwiGLU, grouped-query attention and tied embeddings (arXiv 2302.13971, 2305.13245); with `qk_norm` it is
+Qwen3. Families put other layers into its blocks (`projected`, `recurrent`). Query, key and value are one product, gate
+and up another: their weights are joined per call, which costs nothing beside the product. The rest of the arithmetic is
+in `training/kernels.py`; CUDA keeps scaled_dot_product_attention.
 
 Shape suffixes: B rows, T tokens, H heads, K key-value heads, E head size, D width, N = B*T, V vocabulary.
 """
@@ -18,8 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.config import ModelConfig
-from training.kernels import IGNORED, causal_attention, chunks, head_loss, rms_norm, swiglu
-
+from training.family import Projected
+from training.kernels import IGNORED, Rotation, causal_attention, chunks, head_loss, rms_norm
+from training.projected import ProjectedMLP, gated, weight_of
+from training.recurrent import MinGRU
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
@@ -33,6 +36,20 @@ class Layout:
     positions_BT: Tensor
     mask_BTT: Tensor | None
     cells_B: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """What one forward pass gives to every block: computed once, in the dtype of its matrix products.
+
+    `starts_BT1` is True where a segment begins; `shares_K` the histogram over experts, empty without experts.
+    """
+
+    rotation: Rotation
+    bias: Tensor | None
+    starts_BT1: Tensor
+    shares_K: Tensor
+    dtype: torch.dtype
 
 
 NO_CELLS = np.zeros(0, np.int64)
@@ -81,21 +98,27 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        size, kv_size = config.hidden_size, config.num_kv_heads * config.head_size
-        self.q_proj = nn.Linear(size, size, bias=False)
-        self.k_proj = nn.Linear(size, kv_size, bias=False)
-        self.v_proj = nn.Linear(size, kv_size, bias=False)
-        self.o_proj = nn.Linear(size, size, bias=False)
+        width, size = config.hidden_size, config.head_size
+        self.q_proj = nn.Linear(width, config.num_heads * size, bias=False)
+        self.k_proj = nn.Linear(width, config.num_kv_heads * size, bias=False)
+        self.v_proj = nn.Linear(width, config.num_kv_heads * size, bias=False)
+        self.o_proj = nn.Linear(config.num_heads * size, width, bias=False)
+        if config.qk_norm:
+            self.q_norm = RMSNorm(size, config.norm_eps)
+            self.k_norm = RMSNorm(size, config.norm_eps)
 
-    def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
+    def forward(self, x_BTD: Tensor, given: Pass) -> Tensor:
         heads, kv_heads, size = self.config.num_heads, self.config.num_kv_heads, self.config.head_size
-        weight = torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight])
+        weight = torch.cat([weight_of(each) for each in (self.q_proj, self.k_proj, self.v_proj)])
         joined = F.linear(x_BTD, weight.to(x_BTD.dtype)).unflatten(-1, (heads + 2 * kv_heads, size))
+        if self.config.qk_norm:
+            query, key, value = joined.split([heads, kv_heads, kv_heads], 2)
+            joined = torch.cat([self.q_norm(query, x_BTD.dtype), self.k_norm(key, x_BTD.dtype), value], 2)
         if x_BTD.device.type == "cpu":
-            out_BTD = causal_attention(joined, rotation, _needed(bias), heads=heads, kv_heads=kv_heads)
+            out_BTD = causal_attention(joined, given.rotation, _needed(given.bias), heads=heads, kv_heads=kv_heads)
         else:
-            out_BTD = _sdpa(joined, rotation, bias, heads=heads, kv_heads=kv_heads)
-        return F.linear(out_BTD, self.o_proj.weight.to(x_BTD.dtype))
+            out_BTD = _sdpa(joined, given.rotation, given.bias, heads=heads, kv_heads=kv_heads)
+        return F.linear(out_BTD, weight_of(self.o_proj).to(x_BTD.dtype))
 
 
 class MLP(nn.Module):
@@ -105,32 +128,36 @@ class MLP(nn.Module):
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        weight = torch.cat([self.gate_proj.weight, self.up_proj.weight]).to(x_BTD.dtype)
-        return F.linear(swiglu(F.linear(x_BTD, weight)), self.down_proj.weight.to(x_BTD.dtype))
+    def forward(self, x_BTD: Tensor, given: Pass) -> Tensor:
+        joined = torch.cat([weight_of(self.gate_proj), weight_of(self.up_proj)])
+        return gated(x_BTD, joined, weight_of(self.down_proj))
 
 
 class Block(nn.Module):
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, number: int):
         super().__init__()
+        family = config.family
         self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.self_attn = Attention(config)
+        self.self_attn = MinGRU(config.hidden_size) if family.kind == "recurrent" else Attention(config)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.mlp = MLP(config)
+        if isinstance(family, Projected) and number in family.blocks(config.num_layers):
+            self.mlp: nn.Module = ProjectedMLP(config, family)
+        else:
+            self.mlp = MLP(config)
 
-    def forward(
-        self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], bias: Tensor | None, dtype: torch.dtype
-    ) -> Tensor:
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD, dtype), rotation, bias)
-        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD, dtype))
+    def forward(self, x_BTD: Tensor, given: Pass) -> Tensor:
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD, given.dtype), given)
+        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD, given.dtype), given)
 
 
-class Decoder(nn.Module):
+class Trunk(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(Block(config, number) for number in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        if isinstance(config.family, Projected):
+            self.experts = nn.Parameter(torch.eye(config.family.experts))
 
 
 class Llama(nn.Module):
@@ -139,7 +166,10 @@ class Llama(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        self.model = Decoder(config)
+        assert config.family.kind != "mixture", "a mixture is several networks"
+        self.model = Trunk(config)
+        if not config.tied:
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         exponents = torch.arange(0, config.head_size, 2, dtype=torch.float32) / config.head_size
         angles = torch.outer(torch.arange(config.context, dtype=torch.float32), config.rope_theta**-exponents)
         self.register_buffer("cosines", angles.cos(), persistent=False)
@@ -148,43 +178,81 @@ class Llama(nn.Module):
     cosines: Tensor
     sines: Tensor
 
+    @property
+    def head(self) -> Tensor:
+        """The matrix of the output, [V, D]: the embedding when it is tied."""
+        return self.model.embed_tokens.weight if self.config.tied else self.lm_head.weight
+
+    @torch.no_grad()
     def initialise(self, seed: int) -> None:
         """Normal weights: deviation 0.02 for embeddings, 1/sqrt(fan-in) for matrices, those that write to the
         residual stream divided by sqrt(2 layers). At width 128, 0.02 everywhere cost 0.4 nats after 400k tokens.
 
-        Drawn on the CPU from `seed`: the same on every device.
+        muP's output multiplier lies in the last norm, so the exported model is a plain one. Banks are drawn so that
+        their sum has a plain matrix' variance. Drawn on the CPU from `seed`: the same on every device.
         """
         generator = torch.Generator().manual_seed(seed)
         residual = 1 / math.sqrt(2 * self.config.num_layers)
+        sums = {name: module for name, module in self.named_modules() if isinstance(module, ProjectedMLP)}
+        for module in sums.values():
+            module.set_mixing()
         for name, parameter in self.named_parameters():
+            if name.endswith(("experts", "mixing")):
+                continue
             if parameter.ndim == 1:
                 nn.init.ones_(parameter)
                 continue
-            deviation = 0.02 if "embed_tokens" in name else parameter.shape[1] ** -0.5
-            if name.endswith(("o_proj.weight", "down_proj.weight")):
+            deviation = (
+                0.02 if name.endswith(("embed_tokens.weight", "lm_head.weight")) else parameter.shape[-1] ** -0.5
+            )
+            if name.endswith(("o_proj.weight", "down_proj.weight", "down_banks")):
                 deviation *= residual
-            drawn = torch.empty(parameter.shape).normal_(0.0, deviation, generator=generator)
-            with torch.no_grad():
-                parameter.copy_(drawn)
+            if name.endswith("_banks"):
+                deviation *= sums[name.rpartition(".")[0]].bank_scale
+            parameter.copy_(torch.empty(parameter.shape).normal_(0.0, deviation, generator=generator))
+        self.model.norm.weight.mul_(self.config.width_scale)
 
     def hidden(self, tokens_BT: Tensor, where: Layout, dtype: torch.dtype) -> Tensor:
         """The final normalised hidden states, [B, T, D] in `dtype`."""
-        rotation = (self.cosines[where.positions_BT].to(dtype), self.sines[where.positions_BT].to(dtype))
-        bias = _bias(where, tokens_BT, dtype)
+        family = self.config.family
+        histogram = family.histogram(np.bincount(where.cells_B)) if isinstance(family, Projected) else np.zeros(0)
+        return self.hidden_under(histogram, tokens_BT, where, dtype)
+
+    def hidden_under(self, histogram: np.ndarray, tokens_BT: Tensor, where: Layout, dtype: torch.dtype) -> Tensor:
+        """`hidden` under a histogram over experts, float[experts]; empty for a family without."""
+        given = Pass(
+            rotation=(self.cosines[where.positions_BT].to(dtype), self.sines[where.positions_BT].to(dtype)),
+            bias=_bias(where, tokens_BT, dtype),
+            starts_BT1=(where.positions_BT == 0)[..., None],
+            shares_K=self.shares(histogram),
+            dtype=dtype,
+        )
         x_BTD = self.model.embed_tokens(tokens_BT)
         for block in self.model.layers:
-            x_BTD = block(x_BTD, rotation, bias, dtype)
+            x_BTD = block(x_BTD, given)
         return self.model.norm(x_BTD, dtype)
 
-    def forward(self, tokens_BT: Tensor, segments_BT: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    def shares(self, histogram: np.ndarray) -> Tensor:
+        """The histogram in the space of the projection, fp32[m]: shares of experts times their embeddings."""
+        if not len(histogram):
+            return torch.empty(0)
+        return torch.from_numpy(histogram).to(self.model.experts) @ self.model.experts
+
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        segments_BT: Tensor,
+        dtype: torch.dtype = torch.float32,
+        cells_B: np.ndarray = NO_CELLS,
+    ) -> Tensor:
         """Logits, [B, T, V]."""
-        hidden_BTD = self.hidden(tokens_BT, layout(segments_BT.cpu(), tokens_BT.device), dtype)
-        return F.linear(hidden_BTD, self.model.embed_tokens.weight.to(dtype))
+        hidden_BTD = self.hidden(tokens_BT, layout(segments_BT.cpu(), tokens_BT.device, cells_B), dtype)
+        return F.linear(hidden_BTD, self.head.to(dtype))
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor, where: Layout, dtype: torch.dtype) -> Tensor:
         """The sum of negative log-likelihoods (nats) over counted targets; divide by the *global* count."""
         hidden_ND = self.hidden(tokens_BT, where, dtype).flatten(0, 1)
-        return head_loss(hidden_ND, self.model.embed_tokens.weight, targets_BT.flatten())
+        return head_loss(hidden_ND, self.head, targets_BT.flatten())
 
     def nll(self, tokens_BT: Tensor, targets_BT: Tensor, where: Layout, dtype: torch.dtype) -> Tensor:
         """Negative log-likelihood (nats) of each target, fp32[B, T]; 0 where IGNORED."""
@@ -196,7 +264,7 @@ class Llama(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """`nll` of each target, and whether it is the likeliest token, bool[B, T]; False where IGNORED."""
         hidden_ND = self.hidden(tokens_BT, where, dtype).flatten(0, 1)
-        weight = self.model.embed_tokens.weight.to(dtype)
+        weight = self.head.to(dtype)
         flat_N = targets_BT.flatten()
         nll, hits = [], []
         for at in chunks(len(flat_N), weight):

@@ -12,6 +12,7 @@ that no checkpoint has passed. The log of stages is part of run.json and of ever
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -26,7 +27,7 @@ from training.blocks import gathered
 from training.checkpoint import drop_untagged, latest, remove_leftovers, write_file
 from training.config import ModelConfig, TrainConfig
 from training.context import LocalContext, RunContext, resolved
-from training.folder import write_model
+from training.folder import read_network, write_model
 from training.loop import LoopResult
 from training.loop import train as run_loop
 from training.model import Llama
@@ -64,15 +65,19 @@ def pretrain(
     changes: Sequence[MixtureChange] = (),
     context: RunContext = LocalContext(),  # noqa: B008, a frozen value
     on_progress: OnProgress = silent,
+    start: Path | None = None,
 ) -> TrainResult:
     """Train a model on packs, cells weighted by `weights` (None: in proportion to their rows), later by `changes`.
+
+    `start` is a folder with the weights to begin from, of the same shape; None draws them from the seed.
 
     Raises UsageError when the packs do not fit the model, a weighted cell has no rows, or `run_dir` holds a run with
     other settings; Diverged when the loss is no longer a number.
     """
     reader = Packs(packs)
     check_fit(reader, model)
-    order = ordered(reader, weights, train=train, changes=changes)
+    rows_per_draw = model.family.rows_per_draw(train.micro_batch_rows)
+    order = ordered(reader, weights, train=train, changes=changes, rows_per_draw=rows_per_draw)
     identity = {
         "kind": "pretrain",
         "packs": [[path.name, path.stat().st_size] for path in reader.paths],
@@ -80,13 +85,12 @@ def pretrain(
         "changes": [[change.step, list(change.weights)] for change in changes],
         "model": asdict(model),
         "train": compared(train),
+        "start": hashlib.sha256((start / "model.safetensors").read_bytes()).hexdigest() if start else "",
     }
     finished, precision = open_run(run_dir, identity, train=train, context=context)
     if finished:
         return finished
-    network = Llama(model)
-    network.initialise(train.seed)
-    network.to(context.device)
+    network = begun(model, start, seed=train.seed).to(context.device)
     outcome = run_loop(
         network,
         packs=reader,
@@ -102,6 +106,18 @@ def pretrain(
     if context.rank == 0:
         write_model(network, run_dir / "model", end_of_text=reader.format.end_of_text)
     return close_run(run_dir, outcome, precision=precision, context=context)
+
+
+def begun(model: ModelConfig, start: Path | None, *, seed: int) -> Llama:
+    """The network before its first step; UsageError where `start` holds another shape."""
+    if start is None:
+        network = Llama(model)
+        network.initialise(seed)
+        return network
+    network = read_network(start, device=torch.device("cpu"))
+    if network.config != model:
+        raise UsageError(f"the model to start from has the shape {network.config}, expected was {model}")
+    return network
 
 
 def check_fit(packs: Packs, model: ModelConfig) -> None:

@@ -29,11 +29,11 @@ from catalog.snapshot import Snapshot
 from catalog.store import Store
 from training.checkpoint import latest
 from training.context import LocalContext
-from training.folder import read_model
+from training.folder import read_model, read_network
 from training.inputs import model_folder
 from training.model import IGNORED, Llama, layout, targets
 from training.order import Samples
-from training.pretrain import dtype_of
+from training.pretrain import begun, dtype_of
 from training.steps import Finetune, Pretrain
 from training.telemetry import Progress
 from training.worker import Job, PretrainJob
@@ -94,7 +94,7 @@ def replay(catalog: Catalog, model: Snapshot, step: int, *, weights: str = "now"
         if weights == "then":
             network = _as_step_began(job, step, context)
         else:
-            network = read_model(model_folder(catalog.store, model, Path(scratch) / "now"), device=context.device)
+            network = read_network(model_folder(catalog.store, model, Path(scratch) / "now"), device=context.device)
         dtype = dtype_of(model.contents.summary["precision"] if weights == "then" else "fp32")
         rows = list(_segments(packs, samples, network, dtype, micro=job.train.micro_batch_rows))
     documents = catalog.inputs(packs_snapshot)[0]
@@ -146,15 +146,16 @@ def _job(catalog: Catalog, model: Snapshot, step_class: type[Pretrain | Finetune
         executor=_Nowhere(),
         scratch=scratch,
     )
-    return step_class(**settings).job(work, *catalog.inputs(model))
+    jobs = step_class(**settings).jobs(work, *catalog.inputs(model)).jobs
+    if len(jobs) > 1:
+        raise UsageError(f"{model.ref} was made by {len(jobs)} runs: a step is one of a single run")
+    return jobs[0]
 
 
 def _as_step_began(job: Job, step: int, context: LocalContext) -> Llama:
     if step == 1:
         if isinstance(job, PretrainJob):
-            network = Llama(job.model)
-            network.initialise(job.train.seed)
-            return network
+            return begun(job.model, job.start, seed=job.train.seed)
         return read_model(job.model_dir, device=context.device)
 
     def stop(progress: Progress) -> None:

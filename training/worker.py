@@ -38,6 +38,7 @@ from training.order import Order
 from training.pretrain import TrainResult, ordered, pretrain, read_result
 from training.telemetry import OnProgress, Progress, follow, read_events, silent
 from training.tune import REDUCTION, Setting, Task, Trial, run_trial
+from training.methods import Full, Method
 
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.5
@@ -56,10 +57,12 @@ class PretrainJob:
     train: TrainConfig
     run_dir: Path
     threads: int = 1
+    start: Path | None = None
 
     def order(self, packs: Packs) -> Order:
         """Which rows of the packs come when."""
-        return ordered(packs, self.weights, train=self.train)
+        rows_per_draw = self.model.family.rows_per_draw(self.train.micro_batch_rows)
+        return ordered(packs, self.weights, train=self.train, rows_per_draw=rows_per_draw)
 
     def run(self, context: RunContext, on_progress: OnProgress = silent) -> TrainResult:
         return pretrain(
@@ -70,6 +73,7 @@ class PretrainJob:
             run_dir=self.run_dir,
             context=context,
             on_progress=on_progress,
+            start=self.start,
         )
 
 
@@ -85,10 +89,12 @@ class FinetuneJob:
     stopping: EarlyStopping
     run_dir: Path
     threads: int = 1
+    method: Method = Full()  # noqa: RUF009, a frozen value
+    weights: tuple[float, ...] | None = None
 
     def order(self, packs: Packs) -> Order:
         """Which rows of the packs come when."""
-        return ordered(packs, None, train=self.train)
+        return ordered(packs, self.weights, train=self.train)
 
     def run(self, context: RunContext, on_progress: OnProgress = silent) -> TrainResult:
         return finetune(
@@ -100,6 +106,8 @@ class FinetuneJob:
             run_dir=self.run_dir,
             context=context,
             on_progress=on_progress,
+            method=self.method,
+            weights=self.weights,
         )
 
 

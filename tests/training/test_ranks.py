@@ -162,6 +162,7 @@ from training.config import ModelConfig, TrainConfig
 from training.context import launched
 from training.pretrain import pretrain
 given = json.loads(Path(sys.argv[1]).read_text())
+del given["model"]["family"]  # the decoder, which is the default
 with launched() as context:
     pretrain([Path(given["pack"])], weights=None, model=ModelConfig(**given["model"]),
              train=TrainConfig(**given["train"]), run_dir=Path(given["run_dir"]), context=context)

@@ -16,10 +16,11 @@ from catalog.run import StageProgress, begin, run
 from catalog.snapshot import Snapshot
 from dataops.executors import LocalExecutor
 from tests.conftest import Curated
-from training import steps
+from training import jobs
 from training.compare import Evaluate, Export
 from training.context import LocalContext
-from training.steps import Finetune, Pretrain, train_together
+from training.jobs import train_together
+from training.steps import Finetune, Pretrain
 
 SMALL = {"params": 130_000, "tokens": 2_000, "batch_rows": 4}
 HERE = LocalExecutor(workers=2)
@@ -64,7 +65,7 @@ def test_runs_trained_together_keep_the_ids_threads_and_seconds_of_runs_alone(
         used.extend((job.name, job.threads, cpus_per_worker) for job in jobs)
         return [job.run(LocalContext(device_name="cpu", num_threads=job.threads)) for job in jobs]
 
-    monkeypatch.setattr(steps, "fit_with_ray", fit)
+    monkeypatch.setattr(jobs, "fit_with_ray", fit)
     works = [begin(step, packs, into=name, catalog=together, executor=HERE) for name, step in wanted.items()]
     train_together([(step, work, [packs]) for step, work in zip(wanted.values(), works, strict=True)])
     assert used == [("one", 1, 1.0), ("two", 2, 1.0)]
