@@ -71,6 +71,9 @@ def specialize(
         float, typer.Option(min=0.1, help="Training time, on two cores, to plan for where --tokens is not given.")
     ] = 5.0,
     cells: Annotated[int, typer.Option(min=2, help="Number of k-means cells.")] = 64,
+    family: Annotated[
+        str, typer.Option(help="decoder, recurrent, or beside two decoders: projected, soup, mixture.")
+    ] = "decoder",
     text_column: Annotated[str, typer.Option(help="Column that holds the text.")] = "text",
     id_column: Annotated[str | None, typer.Option(help="Column that holds your own ids.")] = None,
     domain_column: Annotated[str | None, typer.Option(help="Column that holds domain labels.")] = None,
@@ -94,6 +97,7 @@ def specialize(
         params=params,
         minutes=minutes,
         cells=cells,
+        family=family,
         columns=columns(text=text_column, identity=id_column, domain=domain_column),
     )
     if print_recipe:

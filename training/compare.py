@@ -110,13 +110,16 @@ class Evaluate:
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """The model with the lowest bits per byte in an evaluation, as a plain LlamaForCausalLM folder.
+    """The model with the lowest bits per byte in an evaluation, as a folder that transformers loads.
 
     Inputs: the evaluation that chooses, perhaps one on other documents for the model card, and models that were scored.
+    `licence` is that of the text, for the card.
     """
 
     verb: ClassVar[str] = "export"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
+
+    licence: str = ""
 
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """An export snapshot: one artifact a file."""
@@ -135,7 +138,7 @@ class Export:
             model_folder(work.store, model, work.folder / "model"),
             tokenizer_json=work.store.local(model.artifact("tokenizer")),
             out=work.folder / "export",
-            card=model_card(work.catalog, model, validation=validation, tests=tests),
+            card=model_card(work.catalog, model, validation=validation, tests=tests, licence=self.licence),
         )
         artifacts = {path.name: work.store.put_copy(path) for path in sorted(out.iterdir())}
         summary = {"model": model.name, "bits_per_byte": best["bits_per_byte"], "perplexity": best["perplexity"]}

@@ -16,7 +16,7 @@ from catalog.run import Work
 from catalog.snapshot import Contents, Snapshot
 from training.checkpoint import write_file
 from training.context import LocalContext
-from training.folder import model_config
+from training.folder import hf_config, model_config
 from training.inputs import MODEL_FILES
 from training.pretrain import TrainResult, read_result
 from training.telemetry import Progress
@@ -119,6 +119,7 @@ def _model(work: Work, result: TrainResult, packs: Snapshot) -> Contents:
     shape = model_config(result.model_dir)
     summary = {
         "family": shape.family.kind,
+        "architecture": hf_config(shape, end_of_text=0)["architectures"][0],
         "parameters": shape.num_parameters,
         "flops_per_token": shape.flops_per_token,
         "tokens": result.tokens,

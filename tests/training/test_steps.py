@@ -127,10 +127,14 @@ def test_an_export_is_the_best_of_the_models_given_and_says_how_it_was_chosen_an
     for tests in ([], [tested]):
         made = run(Export(), chosen, *tests, *models, into="export", catalog=catalog, executor=HERE)
         card = catalog.store.local(made.artifact("README.md")).read_text()
+        assert "A `LlamaForCausalLM` of " in card
+        assert "Nobody stated its licence." in card
         assert made.contents.summary["model"] == best
         assert made.contents.artifacts["tokenizer.json"].bytes
         assert re.search(r"chosen by its bits per byte on the \d+ documents of `validation`", card)
         assert ("documents of `test`" in card) == bool(tests)
+    stated = run(Export(licence="cc-by-4.0"), chosen, *models, into="stated", catalog=catalog, executor=HERE)
+    assert "\nlicense: cc-by-4.0\n---" in catalog.store.local(stated.artifact("README.md")).read_text()
     (pair,) = tested.contents.summary["comparisons"]
     assert f"| model-1 | {tested.contents.summary['results'][1]['bits_per_byte']:.4f} |" in card
     assert f"{pair['difference']:+.4f} [{pair['low']:+.4f}, {pair['high']:+.4f}]" in card
