@@ -3,8 +3,8 @@
     loss = label_share * -log q[y]  +  (1 - label_share) * -sum_v p[v] log q[v]
 
 per token, q the student and p the teacher, at temperature 1. Online, the teacher runs beside the student. Offline, its
-`top` likeliest tokens of every position are stored once, as files beside the packs; what lies below them counts as one
-event, -p_rest log q_rest, which is what the student's own shape below the top leaves out. Both gradients at the logits
+`top` likeliest tokens of every position are stored once as lessons, files beside the packs; what lies below them counts
+as one event, -p_rest log q_rest, which is what the student's own shape below the top leaves out. Both gradients at the logits
 are q - (mixed target), so one chunked pass makes loss and gradient without holding the logits.
 """
 
