@@ -4,8 +4,8 @@
 
 per token, q the student and p the teacher, at temperature 1. Online, the teacher runs beside the student. Offline, its
 `top` likeliest tokens of every position are stored once as lessons, files beside the packs; what lies below them counts
-as one event, -p_rest log q_rest, which is what the student's own shape below the top leaves out. Both gradients at the logits
-are q - (mixed target), so one chunked pass makes loss and gradient without holding the logits.
+as one event, -p_rest log q_rest, which is what the student's own shape below the top leaves out. Both gradients at the
+logits are q - (mixed target), so one chunked pass makes loss and gradient without holding the logits.
 """
 
 from __future__ import annotations

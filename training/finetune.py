@@ -23,6 +23,7 @@ from training.evaluate import score, summarise
 from training.folder import model_config, read_model, write_model
 from training.loop import train as run_loop
 from training.lora import merged
+from training.methods import Full, Method
 from training.model import Llama
 from training.pretrain import (
     TrainResult,
@@ -34,7 +35,6 @@ from training.pretrain import (
     ordered,
 )
 from training.telemetry import OnProgress, silent
-from training.methods import Full, Method
 
 
 @dataclass(kw_only=True)

@@ -24,9 +24,9 @@ from training.inputs import (
     scored_documents,
 )
 from training.jobs import Jobs, one, run_folder, trained
+from training.methods import Full, Lora, Method, Taught
 from training.mixture import one_per_expert, one_per_start
 from training.model import Llama
-from training.methods import Full, Lora, Taught, Method
 from training.worker import FinetuneJob, PretrainJob
 
 FamilyName = Literal["decoder", "recurrent", "projected", "soup", "mixture"]

@@ -34,11 +34,11 @@ from training.checkpoint import write_file
 from training.config import EarlyStopping, ModelConfig, TrainConfig
 from training.context import GroupContext, RunContext
 from training.finetune import finetune
+from training.methods import Full, Method
 from training.order import Order
 from training.pretrain import TrainResult, ordered, pretrain, read_result
 from training.telemetry import OnProgress, Progress, follow, read_events, silent
 from training.tune import REDUCTION, Setting, Task, Trial, run_trial
-from training.methods import Full, Method
 
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.5

@@ -9,6 +9,7 @@ import torch
 from catalog.errors import UsageError
 from catalog.pack import Packs
 from tests.training.conftest import CONTEXT, VOCABULARY
+from tests.training.ranks import on_ranks
 from training.config import ModelConfig, TrainConfig, sized
 from training.expert import Experts, one_expert, project
 from training.family import FAMILIES, Decoder, Mixture, Projected, Recurrent, Soup
@@ -181,6 +182,21 @@ def test_every_family_learns_and_an_interrupted_run_resumes_to_its_bytes(tmp_pat
     losses = [line["loss"] for line in read_metrics(tmp_path / "whole" / "metrics.jsonl")]
     assert losses[-1] < losses[0] - 1
     assert read_network(whole.model_dir, device=torch.device("cpu")).config == run["model"]
+
+
+@pytest.mark.parametrize("kind", ["projected", "soup"])
+def test_one_and_two_ranks_see_the_same_experts_and_give_the_same_bytes(tmp_path, pack, shape, kind):
+    settings = TrainConfig(
+        tokens=6 * 8 * CONTEXT, batch_rows=8, micro_batch_rows=4, precision="fp32", determinism="bitwise"
+    )
+    config = replace(shape, num_layers=3, family=TRAINED_WHOLE[kind])
+    made = []
+    for ranks in (1, 2):
+        folder = tmp_path / f"{ranks}"
+        folder.mkdir()
+        run = {"weights": None, "model": config, "train": settings, "run_dir": folder}
+        made.append(on_ranks(ranks, lambda rank, run=run: pretrain([pack], **run, context=rank))[0].model_dir)
+    assert len({(folder / "model.safetensors").read_bytes() for folder in made}) == 1
 
 
 def test_a_batch_that_would_cut_a_micro_batch_of_experts_is_refused(tmp_path, pack, shape, local, settings):

@@ -15,9 +15,9 @@ from training.evaluate import evaluate, summarise
 from training.finetune import finetune
 from training.folder import hf_config, read_model, write_model
 from training.lora import adapt, merged
+from training.methods import Full, Lora, Taught
 from training.model import IGNORED, Llama, layout, targets
 from training.objective import MicroBatch, next_token
-from training.methods import Full, Lora, Taught
 
 
 def drawn(shape, seed):
