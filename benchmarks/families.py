@@ -221,6 +221,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1_500_000, help="of each family's pretraining")
     parser.add_argument("--params", type=int, default=1_000_000, help="of the model that is served")
     parser.add_argument("--store", type=Path, help="kept and continued; default: a temporary folder")
+    parser.add_argument("--families", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--steps-only", action="store_true", help="only the step times")
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}")
@@ -230,9 +231,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as temporary:
             folder = options.store or Path(temporary)
             catalog = curated(folder)
-            routes = [
-                Route(catalog, kind, tokens=options.tokens, params=options.params, folder=folder) for kind in KINDS
-            ]
+            settings = {"tokens": options.tokens, "params": options.params, "folder": folder}
+            routes = [Route(catalog, kind, **settings) for kind in options.families]
             print_routes(routes)
     print_step_times([1_000_000, 6_000_000], threads=1)
     print(f"load {os.getloadavg()[0]:.1f} at the end")
