@@ -184,7 +184,8 @@ def step_times(params: int, threads: int) -> dict[str, list[float]]:
 
 def print_step_times(sizes: list[int], threads: int) -> None:
     print(
-        f"\nstep of {ROWS} x {CONTEXT} tokens, {threads} thread(s), {BANKS} banks, 32 experts; median of {TURNS - WARM_UP}"
+        f"\nstep of {ROWS} x {CONTEXT} tokens, {threads} thread(s), {BANKS} banks, 32 experts; "
+        f"median of {TURNS - WARM_UP}"
     )
     print(f"{'size':>10} {'family':<10} {'parameters':>12} {'seconds':>8} {'to decoder':>11}")
     for size in sizes:
