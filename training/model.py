@@ -24,6 +24,7 @@ from training.kernels import IGNORED, Rotation, causal_attention, chunks, head_l
 from training.projected import ProjectedMLP, gated, weight_of
 from training.recurrent import MinGRU
 
+
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """What a network needs to know about a micro-batch beside its tokens.
