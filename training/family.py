@@ -101,8 +101,8 @@ class Projected:
         return 4 * self.banks * len(self.blocks(shape.num_layers)) * shape.mlp_parameters
 
     def rows_per_draw(self, micro_batch_rows: int) -> int:
-        """A micro-batch has one expert."""
-        return micro_batch_rows
+        """A micro-batch of a projected network has one expert, one of a soup a histogram of a few."""
+        return rows_per_draw(self.kind, micro_batch_rows)
 
     def histogram(self, rows_per_cell: np.ndarray) -> np.ndarray:
         """Share of each expert, float64[experts], in rows counted by cell (a shorter array lacks only zeros)."""
@@ -114,9 +114,6 @@ class Soup(Projected):
     """A projected network that is trained under the histogram of each micro-batch, of up to four cells."""
 
     kind: str = field(default="soup", init=False)
-
-    def rows_per_draw(self, micro_batch_rows: int) -> int:
-        return max(1, micro_batch_rows // SOUP_DRAWS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +152,13 @@ FAMILIES: dict[str, type[Decoder] | type[Recurrent] | type[Projected] | type[Sou
     "soup": Soup,
     "mixture": Mixture,
 }
+
+
+def rows_per_draw(kind: str, micro_batch_rows: int) -> int:
+    """How many consecutive samples of a family come from one cell."""
+    if kind == "projected":
+        return micro_batch_rows
+    return max(1, micro_batch_rows // SOUP_DRAWS) if kind == "soup" else 1
 
 
 def _histogram(rows_per_cell: np.ndarray, *, experts: int, cells: int) -> np.ndarray:
