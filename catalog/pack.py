@@ -179,6 +179,12 @@ class Packs:
         ids = self._batches[batch].column("documents")[local].as_py()
         return [each.hex() for each in ids if each != PADDING]
 
+    def place(self, row: int) -> tuple[int, int, list[int], list[bytes]]:
+        """File and row in it of a global row number, where its segments start, and the document of each."""
+        ((batch, local),) = self._locate(np.asarray([row]))
+        starts = self._batches[batch].column("starts")[local].as_py()
+        return batch, local, starts, self._batches[batch].column("documents")[local].as_py()
+
     def _locate(self, rows: np.ndarray) -> list[tuple[int, int]]:
         batches = np.searchsorted(self._offsets, rows, side="right") - 1
         return list(zip(batches.tolist(), (rows - self._offsets[batches]).tolist(), strict=True))

@@ -36,6 +36,7 @@ SCANS = {
     "scores": schema.EVALUATIONS,
     "given": schema.GIVEN,
     "taken_down": NAMED,
+    "parts": schema.EVALUATION_PARTS,
 }
 
 

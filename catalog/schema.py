@@ -136,3 +136,17 @@ GIVEN = pa.schema(
         ("samples", pa.int64()),
     ]
 )
+
+EVALUATION_PARTS = pa.schema(
+    [
+        ("model", pa.string()),
+        ("part", pa.string()),
+        ("group", pa.string()),
+        ("documents", pa.int32()),
+        ("tokens", pa.int64()),
+        ("nats_per_token", pa.float64()),
+        ("accuracy", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+    ]
+)

@@ -23,7 +23,10 @@ from catalog.store import FileRef, Store
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 REFERENCE = re.compile(rf"({NAME.pattern})(?:@([0-9]+))?")
-KINDS = ("documents", "tokenizer", "classifier", "mixture", "packs", "model", "evaluation", "export", "audit")
+KINDS = (
+    *("documents", "tokenizer", "classifier", "mixture", "packs"),
+    *("model", "lessons", "evaluation", "export", "audit"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

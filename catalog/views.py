@@ -79,6 +79,10 @@ VIEWS = (
     _table("weights", "q.* EXCLUDE (file)"),
     _table("scores", "q.* EXCLUDE (file)"),
     _table("given", "q.* EXCLUDE (file)"),
+    """CREATE VIEW evaluation_parts AS
+    SELECT s.snapshot, w.model, w.part, w."group" AS name, w.* EXCLUDE (file, model, part, "group")
+    FROM snapshot_rows s JOIN column_rows c ON c.snapshot = s.number AND c.tbl = 'parts'
+    JOIN list_rows l ON l.list = c.list JOIN parts_parquet w ON w.file = l.file""",
     """CREATE VIEW snapshots AS
     SELECT s.snapshot, s.name, s.version, s.kind, s.id, s.step, s.shards, s.rows, s.bytes, r.started, r.seconds,
            s.layers, s.summary, s.run, s.is_live AS live
@@ -114,7 +118,9 @@ VIEWS = (
     FROM snapshot_rows WHERE kind = 'model'""",
     """CREATE VIEW evaluations AS
     SELECT s.snapshot, r->>'$.model' AS model, (r->>'$.bits_per_byte')::DOUBLE AS bits_per_byte,
-           (r->>'$.perplexity')::DOUBLE AS perplexity, (r->>'$.documents')::INTEGER AS documents
+           (r->>'$.perplexity')::DOUBLE AS perplexity, (r->>'$.documents')::INTEGER AS documents,
+           (r->>'$.accuracy')::DOUBLE AS accuracy, (r->>'$.low')::DOUBLE AS low, (r->>'$.high')::DOUBLE AS high,
+           coalesce(r->>'$.task', 'text') AS task
     FROM snapshot_rows s, unnest((s.summary->'$.results')::JSON[]) AS u(r) WHERE s.kind = 'evaluation'""",
     """CREATE VIEW comparisons AS
     SELECT s.snapshot, r->>'$.model' AS model, r->>'$.baseline' AS baseline,

@@ -71,6 +71,9 @@ def specialize(
         float, typer.Option(min=0.1, help="Training time, on two cores, to plan for where --tokens is not given.")
     ] = 5.0,
     cells: Annotated[int, typer.Option(min=2, help="Number of k-means cells.")] = 64,
+    family: Annotated[
+        str, typer.Option(help="decoder, recurrent, or beside two decoders: projected, soup, mixture.")
+    ] = "decoder",
     text_column: Annotated[str, typer.Option(help="Column that holds the text.")] = "text",
     id_column: Annotated[str | None, typer.Option(help="Column that holds your own ids.")] = None,
     domain_column: Annotated[str | None, typer.Option(help="Column that holds domain labels.")] = None,
@@ -94,6 +97,7 @@ def specialize(
         params=params,
         minutes=minutes,
         cells=cells,
+        family=family,
         columns=columns(text=text_column, identity=id_column, domain=domain_column),
     )
     if print_recipe:
@@ -325,6 +329,81 @@ def sql(
 
 
 @app.command()
+def tune(
+    packs: Annotated[str, typer.Argument(help="Packs to train on.")],
+    validation: Annotated[str, typer.Argument(help="Tokenized documents to judge by.")],
+    tokens: Annotated[int, typer.Option(min=1, help="Budget of a trial.")],
+    params: Annotated[int, typer.Option(min=10_000, help="Parameters of the model, about.")] = 1_000_000,
+    trials: Annotated[int, typer.Option(min=1, help="Settings to try.")] = 12,
+    rates: Annotated[str, typer.Option(help="Lowest and highest learning rate.")] = "5e-4:2e-2",
+    batch_rows: Annotated[str, typer.Option(help="Batch sizes, in rows.")] = "8,16,32",
+    start: Annotated[
+        list[str] | None, typer.Option(help="A setting to try first, like 4e-3x16; repeatable. Default: pretrain's.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same settings.")] = 0,
+    store: StoreOption = STORE,
+    workers: WorkersOption = WORKERS,
+    output_format: Annotated[str, typer.Option("--format", help="table, json, csv or parquet.")] = "table",
+) -> None:
+    """Search learning rate and batch size.
+
+    ASHA on Ray Tune, one process a trial with an equal budget of tokens; the best first.
+    """
+    from catalog.query import print_result
+    from clusters.tuning import search
+
+    check_format(output_format)
+    found = search(
+        _catalog(store),
+        packs,
+        validation,
+        tokens=tokens,
+        params=params,
+        trials=trials,
+        rates=rates,
+        batch_rows=batch_rows,
+        start=start or [],
+        seed=seed,
+        workers=workers,
+    )
+    print_result(found, output_format)
+    best = found.slice(0, 1).to_pylist()[0]
+    typer.echo(
+        f"the best as settings: --set learning_rate={best['learning_rate']:g} --set batch_rows={best['batch_rows']}",
+        err=True,
+    )
+
+
+@app.command()
+def replay(
+    model: Annotated[str, typer.Argument(help="A model that pretrain or finetune made.")],
+    step: Annotated[int, typer.Option("--step", min=1, help="The optimiser step, as the metrics count: from 1.")],
+    store: StoreOption = STORE,
+    weights: Annotated[
+        str, typer.Option(help="now: losses of the finished model; then: of the weights the step began with.")
+    ] = "now",
+    output_format: Annotated[str, typer.Option("--format", help="table, json, csv or parquet.")] = "table",
+) -> None:
+    """List the documents of a training step with their loss.
+
+    The worst come first. Rows join with the views documents, cells and texts by id. With --weights then, the steps
+    before it are trained again.
+    """
+    from catalog.query import print_result
+    from training.replay import replay as replay_step
+
+    check_format(output_format)
+    catalog = _catalog(store)
+    found = replay_step(catalog, catalog.snapshot(model), step, weights=weights)
+    print_result(found.segments, output_format)
+    typer.echo(
+        f"step {step}: recorded loss {found.recorded_loss:.4f} nats per token; shard and start are those of "
+        f"{found.documents}",
+        err=True,
+    )
+
+
+@app.command()
 def explain(
     document: Annotated[str, typer.Argument(help="A document id, or the first digits of one.")],
     store: StoreOption = STORE,
@@ -488,12 +567,19 @@ def _print_sql(
 ) -> None:
     from catalog import query as queries
 
-    if output_format not in queries.FORMATS:
-        raise UsageError(f"no output format {output_format!r}; the formats are {', '.join(queries.FORMATS)}")
-    if output_format == "parquet" and sys.stdout.isatty():
-        raise UsageError("Parquet is not for a terminal: write it to a file, like --format parquet > rows.parquet")
+    check_format(output_format)
     limits = queries.Limits(memory=max_memory, seconds=max_seconds)
     queries.print_result(queries.sql(_catalog(store), query, limits=limits), output_format)
+
+
+def check_format(output_format: str) -> None:
+    """Raise UsageError for an output format that does not exist or does not belong on a terminal."""
+    from catalog.query import FORMATS
+
+    if output_format not in FORMATS:
+        raise UsageError(f"no output format {output_format!r}; the formats are {', '.join(FORMATS)}")
+    if output_format == "parquet" and sys.stdout.isatty():
+        raise UsageError("Parquet is not for a terminal: write it to a file, like --format parquet > rows.parquet")
 
 
 def _absolute(paths: list[str]) -> tuple[str, ...]:

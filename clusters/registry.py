@@ -27,10 +27,16 @@ STEPS = {
     "weigh": "dataops.importance:Weigh",
     "resample": "dataops.resample:Resample",
     "pack": "dataops.pack:Pack",
+    "blend": "dataops.blend:Blend",
+    "warm-start": "training.warm_start:WarmStart",
     "pretrain": "training.steps:Pretrain",
+    "project": "training.expert:Project",
+    "teach": "training.distill:Teach",
     "finetune": "training.steps:Finetune",
     "evaluate": "training.compare:Evaluate",
+    "evaluate-choices": "training.choices:EvaluateChoices",
     "export": "training.compare:Export",
+    "export-gguf": "training.gguf_file:ExportGguf",
 }
 
 # What a step reads, in this order: `[name]` may be left out, `name...` is one or more.
@@ -53,10 +59,16 @@ INPUTS = {
     "weigh": "pool target",
     "resample": "pool mixture",
     "pack": "documents",
-    "pretrain": "packs",
-    "finetune": "packs validation [model]",
+    "blend": "packs...",
+    "warm-start": "packs",
+    "pretrain": "packs [model]",
+    "project": "model packs",
+    "teach": "packs model",
+    "finetune": "packs validation [model] [teacher]",
     "evaluate": "documents model...",
+    "evaluate-choices": "model...",
     "export": "evaluation [test] model...",
+    "export-gguf": "export",
 }
 
 

@@ -82,7 +82,7 @@ def _train_ahead(
     for each other; what the other one finished before is left out.
     """
     from dataops.executors import start_ray
-    from training.steps import is_trained, train_together
+    from training.jobs import is_trained, train_together
 
     def waits(work: Work) -> bool:
         return not work.is_known and not is_trained(work)

@@ -23,13 +23,19 @@ from clusters.screens import last_screen
 # way everywhere, so that a recipe does not depend on how busy the machine was when it was written.
 FLOPS_PER_SECOND = 2.0e11
 MODELS = ("generic", "specialized")
+WITH_EXPERTS = ("projected", "soup", "mixture")  # families of which one expert is served
+MOST_EXPERTS = 32  # best per cost in the method's paper
 TUNING_SHARE = 4  # pretraining tokens per fine-tuning token
 TARGET_ONLY_SHARE = 2  # and per token of the model that learns from the target alone
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What the user asks for. `tokens` None: as many as `minutes` of training allow at this size."""
+    """What the user asks for. `tokens` None: as many as `minutes` of training allow at this size.
+
+    A `family` with experts adds a third model beside the two decoders: pretrained on the pool, projected for the
+    target.
+    """
 
     pool: tuple[str, ...]
     target: tuple[str, ...]
@@ -41,6 +47,7 @@ class Plan:
     vocab_size: int = 4096
     columns: Mapping[str, str] = field(default_factory=dict)
     classify: bool = False
+    family: str = "decoder"
 
 
 def columns(*, text: str, identity: str | None, domain: str | None) -> dict[str, str]:
@@ -50,16 +57,20 @@ def columns(*, text: str, identity: str | None, domain: str | None) -> dict[str,
 
 
 def training_tokens(plan: Plan) -> int:
-    """Tokens of each pretraining stream; all runs together (2 + 1/2 + 2/4 streams) take `minutes` of training."""
+    """Tokens of each pretraining stream; all runs together (2 + 1/2 + 2/4 streams, and 1 + 1/4 for a family with
+    experts) take `minutes` of training."""
     if plan.tokens is not None:
         return plan.tokens
-    streams = len(MODELS) + 1 / TARGET_ONLY_SHARE + len(MODELS) / TUNING_SHARE
+    models = len(MODELS) + (plan.family in WITH_EXPERTS)
+    streams = models + 1 / TARGET_ONLY_SHARE + models / TUNING_SHARE
     tokens = plan.minutes * 60 * FLOPS_PER_SECOND / (6 * plan.params * streams)
     return max(100_000, round(tokens / 10_000) * 10_000)
 
 
 def recipe_for(plan: Plan) -> Recipe:
-    """The steps of the main job, in order."""
+    """The steps of the main job, in order. Raises UsageError for a size or a family that can't be."""
+    if plan.family not in ("decoder", "recurrent", *WITH_EXPERTS):
+        raise UsageError(f"no family {plan.family!r}: expected decoder, recurrent, {', '.join(WITH_EXPERTS)}")
     if plan.params < plan.vocab_size * 64 * 2:
         raise UsageError(
             f"--params {plan.params:,} is too small for a vocabulary of {plan.vocab_size:,}: "
@@ -121,9 +132,12 @@ def _training(plan: Plan) -> list[Stated]:
     tokens = training_tokens(plan)
     tuning = {"tokens": max(1, tokens // TUNING_SHARE)}
     tuned = [f"{name}-tuned" for name in MODELS]
-    every = (*MODELS, *tuned, "target-only")
+    experts = _experts(plan, tuning) if plan.family in WITH_EXPERTS else []
+    served = [entry.name for entry in experts[1:]]
+    every = (*MODELS, *tuned, "target-only", *served)
+    own = {"family": plan.family} if plan.family == "recurrent" else {}
     return [
-        *(_entry(name, "pretrain", f"{name}-packs", params=plan.params, tokens=tokens) for name in MODELS),
+        *(_entry(name, "pretrain", f"{name}-packs", params=plan.params, tokens=tokens, **own) for name in MODELS),
         _entry(
             "target-only",
             "finetune",
@@ -137,9 +151,21 @@ def _training(plan: Plan) -> list[Stated]:
             _entry(new, "finetune", "target-packs", "validation", old, **tuning)
             for new, old in zip(tuned, MODELS, strict=True)
         ),
+        *experts,
         _entry("validation-scores", "evaluate", "validation", *every),
         _entry("test-scores", "evaluate", "test", *every),
         _entry("export", "export", "validation-scores", "test-scores", *every),
+    ]
+
+
+def _experts(plan: Plan, tuning: Mapping[str, Any]) -> list[Stated]:
+    """A model of several experts on the pool, the one that fits the target, and that one tuned."""
+    settings = {"family": plan.family, "experts": min(MOST_EXPERTS, plan.cells), "params": plan.params}
+    rule = "histogram" if plan.family == "soup" else "lowest-loss"
+    return [
+        _entry("experts", "pretrain", "generic-packs", tokens=training_tokens(plan), **settings),
+        _entry("expert", "project", "experts", "target-packs", expert=rule),
+        _entry("expert-tuned", "finetune", "target-packs", "validation", "expert", **tuning),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import re
 import runpy
 import shlex
@@ -22,7 +23,7 @@ from catalog.query import sql
 from catalog.snapshot import KINDS
 from catalog.views import MACROS, VIEWS
 from clusters.cli import app
-from clusters.registry import INPUTS, STEPS
+from clusters.registry import INPUTS, STEPS, step_class
 from dataops.records import REASONS
 from tests import docs_store
 
@@ -235,6 +236,12 @@ def test_reasons_of_the_quarantine_are_documented() -> None:
 
 def test_steps_and_their_inputs_are_documented() -> None:
     assert table_after(TEXTS["docs/steps.md"], "steps") == {verb: INPUTS[verb] or "files" for verb in STEPS}
+
+
+def test_settings_of_training_are_documented_and_documented_settings_exist() -> None:
+    shown = {name.strip("` ") for cell in table_after(TEXTS["docs/steps.md"], "settings") for name in cell.split(",")}
+    verbs = ("blend", "warm-start", "pretrain", "project", "teach", "finetune", "export", "export-gguf")
+    assert shown == {field.name for verb in verbs for field in dataclasses.fields(step_class(verb))}
 
 
 def test_the_glossary_explains_words_that_the_code_uses() -> None:

@@ -10,10 +10,13 @@ from catalog.lineage import ancestors
 from catalog.snapshot import Snapshot
 
 
-def model_card(catalog: Catalog, model: Snapshot, *, validation: Snapshot, tests: Sequence[Snapshot]) -> str:
+def model_card(
+    catalog: Catalog, model: Snapshot, *, validation: Snapshot, tests: Sequence[Snapshot], licence: str
+) -> str:
     """Markdown with a YAML header, as model hubs read it. Same inputs, same text: no dates, timings or versions.
 
-    `validation` is the evaluation that chose the model, `tests` are on other documents.
+    `validation` is the evaluation that chose the model, `tests` are on other documents. `licence` is what the user says
+    of the text, "" when nothing.
     """
     summary = model.contents.summary
     lines = [
@@ -21,11 +24,12 @@ def model_card(catalog: Catalog, model: Snapshot, *, validation: Snapshot, tests
         "library_name: transformers",
         "pipeline_tag: text-generation",
         "tags: [tamis, small-language-model]",
+        *([f"license: {licence}"] if licence else []),
         "---",
         "",
         f"# {model.name}",
         "",
-        f"A Llama-architecture model of {summary['parameters']:,} parameters, trained with tamis.",
+        f"A `{summary['architecture']}` of {summary['parameters']:,} parameters, trained with tamis.",
         "",
         "## Evaluation",
         "",
@@ -53,8 +57,9 @@ def model_card(catalog: Catalog, model: Snapshot, *, validation: Snapshot, tests
         "",
         "## Data and licence",
         "",
-        "The weights were learned from the text of the snapshots above. tamis does not know its licence: whoever",
-        "publishes this model answers for the right to do so.",
+        "The weights were learned from the text of the snapshots above. "
+        + (f"Its licence, as whoever exported says: {licence}." if licence else "Nobody stated its licence."),
+        "Whoever publishes this model answers for the right to do so.",
         "",
         "## Intended use",
         "",

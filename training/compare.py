@@ -16,17 +16,36 @@ from catalog.snapshot import Contents, Snapshot
 from catalog.tables import write_table
 from training.card import model_card
 from training.context import LocalContext
-from training.evaluate import Comparison, Scores, evaluate, paired_bootstrap, summarise
+from training.evaluate import (
+    Comparison,
+    Scores,
+    Windows,
+    by_cell,
+    by_domain,
+    evaluate,
+    paired_bootstrap,
+    summarise,
+)
 from training.export import export
-from training.inputs import check_names, check_tokenizers, model_folder, scored_documents
+from training.inputs import (
+    check_names,
+    check_tokenizers,
+    model_folder,
+    scored_documents,
+    scored_domains,
+    scored_windows,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Score models (all inputs after the first) on tokenized documents (the first), and compare every two of them."""
+    """Score models (all inputs after the first) on tokenized documents (the first), and compare every two of them.
+
+    Totals also by domain, and by cell where the documents have cells, each with a bootstrap over documents.
+    """
 
     verb: ClassVar[str] = "evaluate"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
 
     draws: int = 2000
     seed: int = 0
@@ -36,24 +55,37 @@ class Evaluate:
         return [model.name for model in inputs[1:]]
 
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
-        """An evaluation snapshot: the table `scores`, one row per model and document, and the figures."""
+        """An evaluation snapshot: the tables `scores`, a row per model and document, and `parts`, and the figures."""
         documents, *models = inputs
         check_tokenizers(*inputs)
         check_names(models)
         table = scored_documents(work.store, documents)
-        scores = self._scores(work, models, table)
-        results = [{"model": name, **vars(summarise(each))} for name, each in scores.items()]
+        scores = self._scores(work, models, table, scored_windows(work.store, documents, table["id"].to_pylist()))
+        drawn = {"seed": self.seed, "draws": self.draws}
+        results = [{"model": name, **vars(summarise(each, **drawn))} for name, each in scores.items()]
+        domains = scored_domains(work.store, documents, table["id"].to_pylist())
+        parts = [
+            {"model": name, "part": part, **vars(summary)}
+            for name, each in scores.items()
+            for part, summaries in (("domain", by_domain(each, domains, **drawn)), ("cell", by_cell(each, **drawn)))
+            for summary in summaries
+        ]
         comparisons = [
             {"model": one, "baseline": other, **vars(self._compare(scores[one], scores[other]))}
             for position, one in enumerate(scores)
             for other in list(scores)[:position]
         ]
-        artifacts = {"scores": write_table(work.store, _score_rows(scores))}
+        artifacts = {
+            "scores": write_table(work.store, _score_rows(scores)),
+            "parts": write_table(work.store, pa.Table.from_pylist(parts, schema=schema.EVALUATION_PARTS)),
+        }
         return Contents(
             kind="evaluation", artifacts=artifacts, summary={"results": results, "comparisons": comparisons}
         )
 
-    def _scores(self, work: Work, models: Sequence[Snapshot], documents: pa.Table) -> dict[str, Scores]:
+    def _scores(
+        self, work: Work, models: Sequence[Snapshot], documents: pa.Table, windows: Windows
+    ) -> dict[str, Scores]:
         """Scores by model: as many at a time as there are workers, each on one thread.
 
         Two threads for one model of 0.6M or 1M were 1.7 times as fast on two idle cores, and up to 5 times as slow
@@ -62,7 +94,8 @@ class Evaluate:
 
         def one(model: Snapshot) -> Scores:
             folder = model_folder(work.store, model, work.folder / model.name)
-            return evaluate(folder, documents, context=LocalContext(device_name="cpu", num_threads=1))
+            context = LocalContext(device_name="cpu", num_threads=1)
+            return evaluate(folder, documents, windows=windows, context=context)
 
         found: dict[str, Scores] = {}
         with ThreadPoolExecutor(work.executor.workers) as pool:
@@ -77,13 +110,16 @@ class Evaluate:
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """The model with the lowest bits per byte in an evaluation, as a plain LlamaForCausalLM folder.
+    """The model with the lowest bits per byte in an evaluation, as a folder that transformers loads.
 
     Inputs: the evaluation that chooses, perhaps one on other documents for the model card, and models that were scored.
+    `licence` is that of the text, for the card.
     """
 
     verb: ClassVar[str] = "export"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
+
+    licence: str = ""
 
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """An export snapshot: one artifact a file."""
@@ -102,7 +138,7 @@ class Export:
             model_folder(work.store, model, work.folder / "model"),
             tokenizer_json=work.store.local(model.artifact("tokenizer")),
             out=work.folder / "export",
-            card=model_card(work.catalog, model, validation=validation, tests=tests),
+            card=model_card(work.catalog, model, validation=validation, tests=tests, licence=self.licence),
         )
         artifacts = {path.name: work.store.put_copy(path) for path in sorted(out.iterdir())}
         summary = {"model": model.name, "bits_per_byte": best["bits_per_byte"], "perplexity": best["perplexity"]}

@@ -8,18 +8,29 @@ still (7 layers at 1,024: arXiv 2402.01093 section 4).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
+
+from training.family import Decoder, Family
 
 Precision = Literal["auto", "bf16", "fp32"]
 Schedule = Literal["wsd", "cosine"]
+Determinism = Literal["run", "bitwise"]
+OptimizerName = Literal["adamw", "muon"]
+Sharding = Literal["replicated", "sharded"]
+Compile = Literal["auto", "on", "off"]
 
 _ASPECT = 40  # hidden size per layer that `sized` aims at
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The shape of a Llama decoder with tied embeddings."""
+    """The shape of a trunk (a Llama decoder; with `qk_norm` a Qwen3 one) and the family that is built on it.
+
+    `head_width` 0 is hidden_size / num_heads. `tied`: the embedding is the head too. `mup_width` is the width at which
+    the learning rate was found; above 0 the rates and the output scale follow the width so that the rate stays good at
+    any other (muP, arXiv 2203.03466).
+    """
 
     vocab_size: int
     context: int
@@ -28,36 +39,73 @@ class ModelConfig:
     num_heads: int
     num_kv_heads: int
     intermediate_size: int
+    head_width: int = 0
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-5
+    qk_norm: bool = False
+    tied: bool = True
+    mup_width: int = 0
+    family: Family = Decoder()  # noqa: RUF009, a frozen value
 
     def __post_init__(self) -> None:
-        if self.hidden_size % self.num_heads or self.head_size % 2:
-            raise ValueError(f"hidden_size {self.hidden_size} must be num_heads {self.num_heads} times an even number")
+        if not self.head_width and self.hidden_size % self.num_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} must be a multiple of num_heads {self.num_heads}")
+        if self.head_size % 2:
+            raise ValueError(f"heads must have an even size, got {self.head_size}")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_heads {self.num_heads} must be a multiple of num_kv_heads {self.num_kv_heads}")
+        if self.family.kind == "recurrent" and self.qk_norm:
+            raise ValueError("qk_norm is about attention, which the recurrent family does not have")
 
     @property
     def head_size(self) -> int:
-        return self.hidden_size // self.num_heads
+        return self.head_width or self.hidden_size // self.num_heads
 
     @property
     def num_parameters(self) -> int:
-        """All parameters; the tied embedding counts once."""
-        norms = (2 * self.num_layers + 1) * self.hidden_size
-        return self.vocab_size * self.hidden_size + self.num_layers * self._layer_matrices + norms
+        """All parameters; a tied embedding counts once."""
+        return self.family.num_parameters(self)
 
     @property
     def flops_per_token(self) -> int:
-        """Forward and backward: 6 per matrix parameter, the head included, and causal attention (PaLM, appendix B)."""
-        matrices = self.vocab_size * self.hidden_size + self.num_layers * self._layer_matrices
-        return 6 * matrices + 6 * self.num_layers * self.hidden_size * self.context
+        """Forward and backward of one token."""
+        return self.family.flops_per_token(self)
 
     @property
-    def _layer_matrices(self) -> int:
-        kv_size = self.num_kv_heads * self.head_size
-        attention = 2 * self.hidden_size * (self.hidden_size + kv_size)
-        return attention + 3 * self.hidden_size * self.intermediate_size
+    def flops_per_projection(self) -> int:
+        """Forward and backward of what a micro-batch costs beside its tokens."""
+        return self.family.flops_per_projection(self)
+
+    @property
+    def plain(self) -> ModelConfig:
+        """The decoder that one expert of the family is."""
+        return self if self.family.kind == "recurrent" else replace(self, family=Decoder())
+
+    @property
+    def width_scale(self) -> float:
+        """By what muP scales the rates of matrices and the output: 1 without it."""
+        return self.mup_width / self.hidden_size if self.mup_width else 1.0
+
+    @property
+    def head_parameters(self) -> int:
+        return self.vocab_size * self.hidden_size
+
+    @property
+    def outer_parameters(self) -> int:
+        """Embeddings, head and the norms of the stream."""
+        return (1 if self.tied else 2) * self.head_parameters + (2 * self.num_layers + 1) * self.hidden_size
+
+    @property
+    def attention_matrices(self) -> int:
+        return 2 * self.hidden_size * (self.num_heads + self.num_kv_heads) * self.head_size
+
+    @property
+    def attention_parameters(self) -> int:
+        return self.attention_matrices + (2 * self.head_size if self.qk_norm else 0)
+
+    @property
+    def mlp_parameters(self) -> int:
+        return 3 * self.hidden_size * self.intermediate_size
 
 
 def sized(num_parameters: int, *, vocab_size: int, context: int) -> ModelConfig:
@@ -77,10 +125,11 @@ def sized(num_parameters: int, *, vocab_size: int, context: int) -> ModelConfig:
             num_kv_heads=hidden // 64,
             intermediate_size=intermediate,
         )
-        layers = round((num_parameters - vocab_size * hidden) / (one._layer_matrices + 2 * hidden))
+        block = one.attention_matrices + one.mlp_parameters + 2 * hidden
+        layers = round((num_parameters - vocab_size * hidden) / block)
         if layers < 2:
             break
-        shape = ModelConfig(**{**_fields(one), "num_layers": layers})
+        shape = replace(one, num_layers=layers)
         miss = abs(math.log(shape.num_parameters / num_parameters))
         # a doubling of the ratio of width to depth is as bad as missing the size by 7%
         badness = miss + 0.1 * abs(math.log(hidden / layers / _ASPECT))
@@ -94,13 +143,26 @@ def sized(num_parameters: int, *, vocab_size: int, context: int) -> ModelConfig:
     return best[1]
 
 
-def _fields(config: ModelConfig) -> dict:
-    return {name: getattr(config, name) for name in ModelConfig.__dataclass_fields__}
+_CHOICES = {
+    "schedule": Schedule,
+    "precision": Precision,
+    "determinism": Determinism,
+    "optimizer": OptimizerName,
+    "sharding": Sharding,
+    "compile": Compile,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """One training run. Tokens are input positions: rows x context, padding included."""
+    """One training run. Tokens are input positions: rows x context, padding included.
+
+    `determinism` "run": equal bytes on the same number of ranks and threads, after any kill too; "bitwise": equal
+    bytes on any number of ranks that is a power of two and divides the micro-batches. `sharding` "sharded" is FSDP2.
+    `compile` "auto" follows the rule of `training/blocks.py`. `gradient_checkpointing` recomputes blocks instead of
+    keeping their activations. Beside the last two checkpoints stay one every `keep_every` steps and the last before
+    the rate falls.
+    """
 
     tokens: int
     batch_rows: int = 16
@@ -116,16 +178,28 @@ class TrainConfig:
     clip: float = 1.0
     seed: int = 0
     precision: Precision = "auto"
+    determinism: Determinism = "run"
+    optimizer: OptimizerName = "adamw"
+    sharding: Sharding = "replicated"
+    compile: Compile = "auto"
+    gradient_checkpointing: bool = field(default=False, compare=False)
     checkpoint_every: int = field(default=250, compare=False)
+    keep_every: int = field(default=0, compare=False)
+    trackers: tuple[str, ...] = field(default=("tensorboard",), compare=False)
+    price_per_hour: float = field(default=0.0, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("tokens", "batch_rows", "micro_batch_rows", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.schedule not in ("wsd", "cosine"):
-            raise ValueError(f"schedule must be wsd or cosine, got {self.schedule!r}")
-        if self.precision not in ("auto", "bf16", "fp32"):
-            raise ValueError(f"precision must be auto, bf16 or fp32, got {self.precision!r}")
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in get_args(allowed):
+                choices = ", ".join(get_args(allowed))
+                raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
+        if self.determinism == "bitwise" and self.sharding == "sharded":
+            raise ValueError("determinism bitwise needs whole gradients on every rank: sharding must be replicated")
+        if self.optimizer == "muon" and self.sharding == "sharded":
+            raise ValueError("optimizer muon needs whole matrices on every rank: sharding must be replicated")
         if not 0 <= self.warmup_share <= 1 - self.decay_share:
             raise ValueError(
                 f"warmup_share {self.warmup_share} and decay_share {self.decay_share} exceed the whole run"
@@ -134,6 +208,10 @@ class TrainConfig:
     def steps(self, context: int) -> int:
         """Optimiser steps: enough whole batches to see at least `tokens`."""
         return -(-self.tokens // (self.batch_rows * context))
+
+    def branch_step(self, steps: int) -> int:
+        """The last step before the rate falls: from its checkpoint a longer run or another decay can begin; 0: none."""
+        return steps - round(self.decay_share * steps) if self.schedule == "wsd" else 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,14 +1,19 @@
 """Where a run runs: which rank of how many, on which device, and how gradients meet.
 
-The loop knows only this protocol. `LocalContext` is one process; Ray Train's lives in `worker`.
+The loop knows only this protocol. `LocalContext` is one process; `GroupContext` is a rank among several, whoever
+started them: torchrun (`launched`) or Ray Train (`worker`).
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
+import torch.distributed as dist
 
 from training.config import Precision
 
@@ -26,7 +31,10 @@ class RunContext(Protocol):
     def device(self) -> torch.device: ...
 
     def all_reduce(self, tensor: torch.Tensor) -> None:
-        """Replace `tensor` by its sum over all ranks, in place."""
+        """Replace `tensor` by its sum over all ranks, in place; the order of the sum is the backend's."""
+
+    def all_gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        """The tensor of every rank, in order of rank."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +57,46 @@ class LocalContext:
 
     def all_reduce(self, tensor: torch.Tensor) -> None:
         """A sum over one."""
+
+    def all_gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        return [tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupContext:
+    """One rank of a torch.distributed process group; `group` None is the group of all processes."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    group: dist.ProcessGroup | None = None
+
+    def all_reduce(self, tensor: torch.Tensor) -> None:
+        if self.world_size > 1:
+            dist.all_reduce(tensor, group=self.group)
+
+    def all_gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        if self.world_size == 1:
+            return [tensor]
+        parts = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        dist.all_gather(parts, tensor, group=self.group)
+        return parts
+
+
+@contextmanager
+def launched(*, num_threads: int = 1) -> Iterator[GroupContext]:
+    """The context of a process that torchrun started: one GPU each where there are GPUs, else gloo on the CPU."""
+    rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
+    on_gpu = torch.cuda.is_available()
+    device = torch.device("cuda", local) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
+    torch.set_num_threads(num_threads)
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield GroupContext(rank=rank, world_size=dist.get_world_size(), device=device)
+    finally:
+        dist.destroy_process_group()
 
 
 def resolved(precision: Precision, device: torch.device) -> Precision:

@@ -1,4 +1,7 @@
-"""Export: a model folder and a tokenizer become a plain `LlamaForCausalLM` folder that needs none of our code.
+"""Export: a model folder and a tokenizer become a folder that transformers loads and that needs none of our code.
+
+Decoders are plain `LlamaForCausalLM` or, with `qk_norm`, `Qwen3ForCausalLM`. The recurrent family has no class in
+transformers: its folder brings the code along and loads with `trust_remote_code=True`.
 
 The tokenizer is byte-level BPE with the GPT-2 regex and one special token, `<|endoftext|>`. Encoding adds it before a
 text, as every training document began with it, and never after: generation continues from there. Nothing else is
@@ -8,10 +11,11 @@ added. (Pass `add_special_tokens=False` to get the bare tokens.)
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from catalog.errors import BadInput
+from catalog.errors import BadInput, UsageError
 from catalog.tokenizer import END_OF_TEXT
 from training.checkpoint import write_folder
 from training.config import ModelConfig
@@ -25,10 +29,12 @@ def export(model_dir: Path, *, tokenizer_json: Path, out: Path, card: str) -> Pa
     Raises BadInput when the tokenizer is not the model's: other size, or end-of-text is another id.
     """
     config, end_of_text = model_config(model_dir), read_end_of_text(model_dir)
+    if config.plain != config:
+        raise UsageError(f"a {config.family.kind} model is several: choose one with `tamis step project`, then export")
     tokenizer = _tokenizer(tokenizer_json, config, end_of_text)
     special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
     written = {
-        "config.json": hf_config(config, end_of_text=end_of_text),
+        "config.json": _config(config, end_of_text),
         "generation_config.json": {
             "bos_token_id": end_of_text,
             "eos_token_id": end_of_text,
@@ -48,10 +54,25 @@ def export(model_dir: Path, *, tokenizer_json: Path, out: Path, card: str) -> Pa
         "special_tokens_map.json": special,
     }
     files = {name: (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode() for name, value in written.items()}
+    if config.family.kind == "recurrent":
+        files["modeling_tamis.py"] = (Path(__file__).parent / "recurrent_hf.py").read_bytes()
     files["model.safetensors"] = (model_dir / "model.safetensors").read_bytes()
     files["README.md"] = card.encode()
     write_folder(out, files)
     return out
+
+
+def _config(config: ModelConfig, end_of_text: int) -> dict[str, Any]:
+    """What transformers reads; muP is a matter of training, the weights hold what it scaled."""
+    described = hf_config(replace(config, mup_width=0), end_of_text=end_of_text)
+    if config.family.kind == "recurrent":
+        described["architectures"] = ["TamisRecurrentForCausalLM"]
+        described["use_cache"] = False
+        described["auto_map"] = {
+            "AutoConfig": "modeling_tamis.TamisRecurrentConfig",
+            "AutoModelForCausalLM": "modeling_tamis.TamisRecurrentForCausalLM",
+        }
+    return described
 
 
 def _tokenizer(path: Path, config: ModelConfig, end_of_text: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 from catalog.pack import Packs
 from catalog.snapshot import Run, Snapshot
 from catalog.store import Store
+from training.family import rows_per_draw
 from training.inputs import mixture_weights, pack_paths
 from training.order import Order
 
@@ -29,19 +30,32 @@ class Seen:
 def seen(store: Store, packs: Snapshot, model: Snapshot, run: Run, rows: np.ndarray) -> Seen:
     """What `run`, which trained `model` on `packs`, saw of these rows (numbered through the files of the packs).
 
-    Every step that was taken counts, also those after the one whose weights early stopping kept.
+    Every step that was taken counts, also those after the one whose weights early stopping kept. The experts of a
+    mixture are runs of their own, counted together.
     """
     reader = Packs(pack_paths(store, packs))
-    weights = mixture_weights(store, packs, reader.rows_per_cell) if run.step == "pretrain" else None
-    order = Order(reader.rows_per_cell, weights, seed=run.parameters["seed"])
+    orders = _orders(reader.rows_per_cell, mixture_weights(store, packs, reader.rows_per_cell), run)
     wanted = np.zeros(len(reader), bool)
     wanted[rows] = True
     count, first = 0, -1
-    end = model.contents.summary["steps"] * run.parameters["batch_rows"]
-    for begin in range(0, end, BLOCK):
-        samples = order.samples(begin, min(begin + BLOCK, end))
-        hits = np.flatnonzero(wanted[reader.rows(samples.cells, samples.rows)])
-        if len(hits) and first < 0:
-            first = begin + int(hits[0])
-        count += len(hits)
+    end = model.contents.summary["steps"] // len(orders) * run.parameters["batch_rows"]
+    for order in orders:
+        for begin in range(0, end, BLOCK):
+            samples = order.samples(begin, min(begin + BLOCK, end))
+            hits = np.flatnonzero(wanted[reader.rows(samples.cells, samples.rows)])
+            if len(hits) and (first < 0 or begin + int(hits[0]) < first):
+                first = begin + int(hits[0])
+            count += len(hits)
     return Seen(samples=count, first=first)
+
+
+def _orders(rows_per_cell: np.ndarray, weights: tuple[float, ...] | None, run: Run) -> list[Order]:
+    settings = run.parameters
+    kind, seed = settings.get("family", "decoder"), settings["seed"]
+    if kind != "mixture":
+        rows = rows_per_draw(kind, settings.get("micro_batch_rows", 1))
+        return [Order(rows_per_cell, weights, seed=seed, rows_per_draw=rows)]
+    every = np.asarray(rows_per_cell if weights is None else weights, np.float64)
+    experts = np.arange(len(every)) * settings["experts"] // len(every)
+    own = [np.where(experts == number, every, 0.0) for number in range(settings["experts"])]
+    return [Order(rows_per_cell, each.tolist(), seed=seed) for each in own]

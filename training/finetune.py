@@ -22,6 +22,8 @@ from training.context import LocalContext, RunContext
 from training.evaluate import score, summarise
 from training.folder import model_config, read_model, write_model
 from training.loop import train as run_loop
+from training.lora import merged
+from training.methods import Full, Method
 from training.model import Llama
 from training.pretrain import (
     TrainResult,
@@ -55,7 +57,7 @@ class BestOnValidation:
         found = summarise(score(model, self.validation, end_of_text=self.end_of_text, dtype=self.dtype)).bits_per_byte
         if found < self.best:
             self.best, self.waited = found, 0
-            write_model(model, self.model_dir, end_of_text=self.end_of_text)
+            write_model(merged(model), self.model_dir, end_of_text=self.end_of_text)
         else:
             self.waited += 1
         return found, self.waited >= self.stopping.patience
@@ -77,19 +79,23 @@ def finetune(
     run_dir: Path,
     context: RunContext = LocalContext(),  # noqa: B008, a frozen value
     on_progress: OnProgress = silent,
+    method: Method = Full(),  # noqa: B008, a frozen value
+    weights: Sequence[float] | None = None,
 ) -> TrainResult:
     """Continue training `model_dir` on packs for at most `train.tokens`; the result is the best on `validation`.
 
-    Cells are drawn in proportion to their rows. `validation` has the columns of `evaluate`. Resumes and raises as
-    `pretrain` does.
+    Cells are drawn by `weights`, None: in proportion to their rows. `validation` has the columns of `evaluate`.
+    Resumes and raises as `pretrain` does.
     """
     reader, shape = Packs(packs), model_config(model_dir)
     check_fit(reader, shape)
-    order = ordered(reader, None, seed=train.seed)
+    order = ordered(reader, weights, train=train)
     start = (model_dir / "model.safetensors").read_bytes()
     identity = {
         "kind": "finetune",
         "packs": [[path.name, path.stat().st_size] for path in reader.paths],
+        "weights": order.weights.tolist(),
+        "method": method.identity(),
         "model": asdict(shape),
         "train": compared(train),
         "stopping": compared(stopping),
@@ -106,8 +112,9 @@ def finetune(
         stopping=stopping,
         dtype=dtype_of(precision),
     )
+    network = read_model(model_dir, device=context.device)
     outcome = run_loop(
-        read_model(model_dir, device=context.device),
+        network,
         packs=reader,
         order=order,
         config=train,
@@ -116,6 +123,7 @@ def finetune(
         context=context,
         judge=judge,
         on_progress=on_progress,
+        objective=method.prepare(network, seed=train.seed),
     )
     return close_run(run_dir, outcome, precision=precision, context=context)
 

@@ -2,11 +2,12 @@
 
 Without a key-value cache a token costs a forward pass over at most `context` tokens: at 1-6M parameters and context 256
 that is milliseconds, and a text may grow beyond the context because the window slides. Use the exported folder with
-`transformers` or llama.cpp where speed matters.
+`transformers` or llama.cpp where speed matters. The recurrent family carries its state instead.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from tokenizers import Tokenizer
 from training.context import LocalContext, RunContext
 from training.folder import end_of_text as read_end_of_text
 from training.folder import read_model
+from training.model import Llama
+from training.recurrent import no_state, step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +51,38 @@ def generate(
     tokens = [end_of_text, *tokenizer.encode(prompt, add_special_tokens=False).ids]
     begin = len(tokens)
     generator = torch.Generator().manual_seed(sampling.seed)
+    following = _by_state(model) if model.config.family.kind == "recurrent" else _by_window(model)
     while len(tokens) < begin + sampling.max_tokens:
-        window_BT = torch.tensor([tokens[-model.config.context :]], device=context.device)
-        logits_V = model(window_BT, torch.zeros_like(window_BT))[0, -1].float().cpu()
-        drawn = pick(logits_V, sampling, generator)
+        drawn = pick(following(tokens).float().cpu(), sampling, generator)
         if drawn == end_of_text:
             break
         tokens.append(drawn)
     return tokenizer.decode(tokens[begin:])
+
+
+Following = Callable[[list[int]], torch.Tensor]  # logits [V] after all tokens so far
+
+
+def _by_window(model: Llama) -> Following:
+    def following(tokens: list[int]) -> torch.Tensor:
+        window_BT = torch.tensor([tokens[-model.config.context :]], device=model.head.device)
+        return model(window_BT, torch.zeros_like(window_BT))[0, -1]
+
+    return following
+
+
+def _by_state(model: Llama) -> Following:
+    """Only the tokens that came since the last call are computed."""
+    states, read = no_state(model, 1), 0
+
+    def following(tokens: list[int]) -> torch.Tensor:
+        nonlocal states, read
+        for token in tokens[read:]:
+            logits_BV, states = step(model, torch.tensor([token], device=model.head.device), states)
+        read = len(tokens)
+        return logits_BV[0]
+
+    return following
 
 
 def pick(logits_V: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> int:

@@ -7,6 +7,8 @@ that was taken counts, also those after the one whose weights early stopping kep
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 
@@ -17,12 +19,16 @@ from training.order import Order
 _SAMPLES_AT_ONCE = 1 << 20
 
 
-def given(packs: Packs, order: Order, *, samples: int) -> pa.Table:
-    """The segments of rows that the first `samples` samples hold, in the order of the packs, columns GIVEN."""
+def given(packs: Packs, runs: Sequence[tuple[Order, int]]) -> pa.Table:
+    """The segments of rows that the first samples hold, in the order of the packs, columns GIVEN.
+
+    `runs`: the order of each run that made the model together, and how many samples it took.
+    """
     times = np.zeros(len(packs), np.int64)
-    for first in range(0, samples, _SAMPLES_AT_ONCE):
-        drawn = order.samples(first, min(samples, first + _SAMPLES_AT_ONCE))
-        times += np.bincount(packs.rows(drawn.cells, drawn.rows), minlength=len(packs))
+    for order, samples in runs:
+        for first in range(0, samples, _SAMPLES_AT_ONCE):
+            drawn = order.samples(first, min(samples, first + _SAMPLES_AT_ONCE))
+            times += np.bincount(packs.rows(drawn.cells, drawn.rows), minlength=len(packs))
     parts = [
         _segments(batch, number, times[first : first + batch.num_rows], packs.format.context)
         for number, (first, batch) in enumerate(packs.files())

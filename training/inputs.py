@@ -10,9 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from catalog.errors import UsageError
+from catalog.run import Work
 from catalog.snapshot import Snapshot
 from catalog.store import Store
 from catalog.tables import read_live, read_table
+from training.evaluate import NO_WINDOWS, Windows
 
 MODEL_FILES = ("model.safetensors", "config.json")
 
@@ -46,13 +48,14 @@ def pack_paths(store: Store, packs: Snapshot) -> tuple[Path, ...]:
 
 
 def mixture_weights(store: Store, packs: Snapshot, rows_per_cell: np.ndarray) -> tuple[float, ...] | None:
-    """The mixture's weight of each cell that has rows, None for packs without a mixture.
+    """The weight of each cell that has rows in the packs' mixture or blend, None for packs without one.
 
     A cell whose budget was too small for a single window has no rows; its weight goes to the others in proportion.
     """
-    if "weights" not in packs.contents.artifacts:
+    names = [name for name in ("shares", "weights") if name in packs.contents.artifacts]
+    if not names:
         return None
-    weights = read_table(store, packs.artifact("weights"), ["weight"])["weight"].to_numpy()
+    weights = read_table(store, packs.artifact(names[0]), ["weight"])["weight"].to_numpy()
     rows = np.zeros(len(weights), np.int64)
     rows[: len(rows_per_cell)] = rows_per_cell
     alive = np.where(rows > 0, weights, 0.0)[: len(rows_per_cell)]
@@ -69,6 +72,16 @@ def model_folder(store: Store, model: Snapshot, folder: Path) -> Path:
     return folder
 
 
+def lesson_paths(work: Work, lessons: Snapshot, packs: Snapshot) -> tuple[Path, ...]:
+    """The local files of lessons, in the order of the packs they are about; UsageError when these are others."""
+    about = work.catalog.inputs(lessons)[0]
+    if about.id != packs.id:
+        raise UsageError(
+            f"{lessons.ref} are lessons about {about.ref} where {packs.ref} was expected: run `teach` on {packs.ref}"
+        )
+    return tuple(work.store.local(shard.tables["lessons"]) for shard in lessons.contents.shards)
+
+
 def scored_documents(store: Store, snapshot: Snapshot) -> pa.Table:
     """id, tokens and n_bytes of the live documents of a tokenized snapshot."""
     contents = snapshot.require("documents", "tokens").contents
@@ -81,3 +94,29 @@ def scored_documents(store: Store, snapshot: Snapshot) -> pa.Table:
     if not table.num_rows:
         raise UsageError(f"{snapshot.ref} has no documents to score: give the target more text")
     return table.filter(pc.greater(table["n_bytes"], 0))
+
+
+def scored_windows(store: Store, snapshot: Snapshot, ids: Sequence[str]) -> Windows:
+    """The windows of the documents `ids`, none where the snapshot has no cells."""
+    contents = snapshot.contents
+    if any("cells" not in shard.tables for shard in contents.shards):
+        return NO_WINDOWS
+    columns = ["id", "start", "cell"]
+    tables = [read_live(store, shard, contents.layers, columns, table="cells") for shard in contents.shards]
+    table, place = pa.concat_tables(tables), {name: index for index, name in enumerate(ids)}
+    table = table.filter(pc.is_in(table["id"], pa.array(ids, pa.string())))
+    document = np.fromiter((place[name] for name in table["id"].to_pylist()), np.int64, table.num_rows)
+    start, cell = (table[name].to_numpy().astype(np.int64) for name in ("start", "cell"))
+    by_place = np.lexsort((start, document))
+    return Windows(document=document[by_place], start=start[by_place], cell=cell[by_place])
+
+
+def scored_domains(store: Store, snapshot: Snapshot, ids: Sequence[str]) -> list[str]:
+    """The domain of each of the documents `ids`: predicted, else declared, else `unknown`."""
+    contents, found = snapshot.contents, dict[str, str]()
+    for shard in contents.shards:
+        for table in ("documents", "domain"):
+            if table in shard.tables:
+                rows = read_live(store, shard, contents.layers, ["id", "domain"], table=table).to_pylist()
+                found.update((row["id"], row["domain"]) for row in rows if row["domain"])
+    return [found.get(name, "unknown") for name in ids]

@@ -1,36 +1,44 @@
 """The one training loop: pretraining, fine-tuning, one process or many.
 
-Step s trains on samples s*B .. (s+1)*B of the order, and rank r of w on its slice of them, so any world size sees the
-same batches. Gradients are sums of token losses over the *global* count of tokens that carry loss, whatever the
-micro-batches (never a mean of means). State is (weights, moments, step): nothing is random after initialisation, so a
-resumed run equals an uninterrupted one to the byte.
+Step s trains on samples s*B .. (s+1)*B of the order, and each rank on its piece of them, so any world size sees the
+same batches (`batches`). Gradients are sums of token losses over the *global* count of tokens that carry loss, whatever
+the micro-batches (never a mean of means); `gradients` says in which order they are added. State is (weights, moments,
+step, stages of the mixture): nothing is random after initialisation, so a resumed run equals an uninterrupted one to
+the byte.
 
-The loss of a step is read after the next one is queued, so a GPU never waits for the host.
+The loss of a step is read after the next one is queued, so a GPU never waits for the host; checkpoints are written
+while training goes on (`checkpoint.Saver`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from catalog.errors import TamisError
+from catalog.errors import TamisError, UsageError
 from catalog.pack import Packs
-from training.checkpoint import Checkpoint, latest, remove_leftovers, save_checkpoint
+from training.batches import Batch, Batches
+from training.blocks import is_sharded, prepare, whole
+from training.checkpoint import Checkpoint, Saver, latest
 from training.config import TrainConfig
 from training.context import RunContext
-from training.model import IGNORED, Llama, layout, targets
-from training.optim import adamw, learning_rate, optimizer_tensors, restore_optimizer
+from training.gradients import Combine, add_in_a_tree, add_up, collect_shards
+from training.memory import keep_freed_memory
+from training.model import IGNORED, Llama, layout
+from training.objective import MicroBatch, Objective, next_token
+from training.optim import Optimizer, build_optimizer, learning_rate, optimizer_tensors, restore_optimizer, set_rate
 from training.order import Order
-from training.telemetry import OnProgress, Telemetry
+from training.peak import matmul_peak
+from training.telemetry import OnProgress, Telemetry, Yardstick
 
 _NAMED_DOCUMENTS = 8
+_LONG_RUN_FLOPS = 1e13  # below it, about a minute on two cores, measuring the peak would not pay
 
 
 class Diverged(TamisError):
@@ -72,6 +80,7 @@ class _Losses:
     loss: Tensor
     gradient_norm: Tensor
     learning_rate: float
+    waited: float
 
 
 def train(
@@ -85,100 +94,166 @@ def train(
     context: RunContext,
     judge: Judge | None,
     on_progress: OnProgress,
+    objective: Objective = next_token,
 ) -> LoopResult:
     """Train `model` in place to the end of `config`, or until `judge` says stop.
 
     Continues from the newest intact checkpoint of `run_dir`.
     Raises Diverged, which names the step and the documents of its rows.
     """
+    if judge and is_sharded(config, context):
+        raise UsageError("a model that is judged while it trains must be whole on rank 0: sharding must be replicated")
+    if context.device.type == "cpu":
+        keep_freed_memory()
     steps, tokens_per_step = config.steps(packs.format.context), config.batch_rows * packs.format.context
-    optimizer = adamw(model, config)
     found = latest(run_dir / "checkpoints")
-    begin, stopped = _resume(found, model, optimizer, judge) if found else (0, False)
-    lead = context.rank == 0
-    if lead:
-        remove_leftovers(run_dir / "checkpoints")
-    telemetry = Telemetry(
-        run_dir if lead else None, begin=begin, steps=steps, tokens_per_step=tokens_per_step, on_progress=on_progress
+    if found:
+        model.load_state_dict(found.model())
+    flops = float(model.config.flops_per_token) * steps * tokens_per_step
+    prepare(model, config, context, flops=flops)
+    run = _Run(
+        model=model,
+        optimizer=build_optimizer(model, config, width_scale=model.config.width_scale),
+        config=config,
+        dtype=dtype,
+        context=context,
+        objective=objective,
+        steps=steps,
     )
-    with closing(telemetry):
+    begin, stopped = _resume(found, run, judge) if found else (0, False)
+    lead = context.rank == 0
+    yardstick = Yardstick(
+        steps=steps,
+        tokens_per_step=tokens_per_step,
+        flops_per_token=model.config.flops_per_token,
+        peak_flops=matmul_peak(context.device, dtype) * context.world_size if flops > _LONG_RUN_FLOPS else 0.0,
+        price_per_hour=config.price_per_hour,
+    )
+    with ExitStack() as open_now:
+        telemetry = open_now.enter_context(
+            closing(
+                Telemetry(
+                    run_dir if lead else None,
+                    begin=begin,
+                    yardstick=yardstick,
+                    trackers=config.trackers,
+                    on_progress=on_progress,
+                )
+            )
+        )
+        batches = open_now.enter_context(closing(Batches(packs, order, config, context, begin=begin, steps=steps)))
+        saving = _Saving(run, order, judge, telemetry)
+        if lead:
+            saving.saver = open_now.enter_context(closing(Saver(run_dir / "checkpoints")))
         if judge and begin == 0:
-            stopped = _judged(judge, model, 0, context, telemetry)
-        pending: _Losses | None = None
-        step = begin
+            stopped = _judged(judge, run, 0, telemetry)[0]
+        step, pending = begin, None
         while step < steps and not stopped:
-            current = _step(model, optimizer, packs, order, config, dtype, context, step=step, steps=steps)
+            current = _step(run, next(batches), waited=batches.waited)
             step += 1
             if pending:
                 _settle(pending, packs, telemetry)
             pending = current
+            saving.notice()
             judging = judge is not None and (step % judge.every == 0 or step == steps)
-            saving = step % config.checkpoint_every == 0 or step == steps
-            if judging or saving:
+            due = saving.due(step)
+            if judging or due:
                 _settle(pending, packs, telemetry)
                 pending = None
+            is_best = False
             if judge and judging:
-                stopped = _judged(judge, model, step, context, telemetry)
-            if lead and (saving or stopped):
-                save_checkpoint(
-                    run_dir / "checkpoints",
-                    step=step,
-                    model=model.state_dict(),
-                    optimizer=optimizer_tensors(model, optimizer),
-                    state={"judge": judge.state() if judge else None, "stopped": stopped},
-                )
+                stopped, is_best = _judged(judge, run, step, telemetry)
+            if due or stopped:
+                saving.save(step, stopped=stopped, is_best=is_best)
         return LoopResult(
             steps=step, tokens=step * tokens_per_step, seconds=telemetry.seconds, final_loss=telemetry.loss
         )
 
 
-def _step(
-    model: Llama,
-    optimizer: torch.optim.AdamW,
-    packs: Packs,
-    order: Order,
-    config: TrainConfig,
-    dtype: torch.dtype,
-    context: RunContext,
-    *,
-    step: int,
-    steps: int,
-) -> _Losses:
-    device, size = context.device, config.batch_rows
-    first, last = (size * rank // context.world_size for rank in (context.rank, context.rank + 1))
-    samples = order.samples(step * size + first, step * size + last)
-    rows = packs.rows(samples.cells, samples.rows)
-    tokens, segments = torch.from_numpy(packs.tokens(rows)), torch.from_numpy(packs.segments(rows))
-    wanted = targets(tokens, segments)
-    count = (wanted != IGNORED).sum().to(device, torch.float64)
-    context.all_reduce(count)
+@dataclass(kw_only=True)
+class _Run:
+    """What every step of a run works with."""
+
+    model: Llama
+    optimizer: Optimizer
+    config: TrainConfig
+    dtype: torch.dtype
+    context: RunContext
+    objective: Objective
+    steps: int
+    best: float = math.inf
+
+
+def _step(run: _Run, batch: Batch, *, waited: float) -> _Losses:
+    device, config = run.context.device, run.config
+    count = (batch.targets_BT != IGNORED).sum().to(device, torch.float64)
+    run.context.all_reduce(count)
     scale = 1.0 / count.clamp_min(1.0).float()
-    loss = torch.zeros((), device=device)
-    for at in _slices(len(rows), config.micro_batch_rows):
-        tokens_BT, wanted_BT = (each[at].to(device, non_blocking=True) for each in (tokens, wanted))
-        micro = model.loss(tokens_BT, wanted_BT, layout(segments[at], device), dtype) * scale
-        micro.backward()
-        loss += micro.detach()
-    context.all_reduce(loss)
-    _reduce_gradients(model, context)
-    norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-    rate = learning_rate(config, step, steps)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return _Losses(step=step + 1, rows=rows, loss=loss, gradient_norm=norm, learning_rate=rate)
+
+    def backward(number: int) -> Tensor:
+        at = batch.cuts[number]
+        tokens_BT, wanted_BT = (each[at].to(device, non_blocking=True) for each in (batch.tokens_BT, batch.targets_BT))
+        where = layout(batch.segments_BT[at], device, batch.cells[at])
+        micro = MicroBatch(tokens_BT=tokens_BT, targets_BT=wanted_BT, where=where, rows_B=batch.rows[at])
+        loss = run.objective(run.model, micro, run.dtype) * scale
+        loss.backward()
+        return loss.detach()
+
+    if is_sharded(config, run.context):
+        combine: Combine = collect_shards
+    else:
+        combine = add_in_a_tree if config.determinism == "bitwise" else add_up
+    loss = combine(run.model, len(batch.cuts), backward, run.context)
+    norm = whole(nn.utils.clip_grad_norm_(run.model.parameters(), config.clip))
+    rate = learning_rate(config, batch.step, run.steps)
+    set_rate(run.optimizer, rate)
+    run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    return _Losses(
+        step=batch.step + 1, rows=batch.rows, loss=loss, gradient_norm=norm, learning_rate=rate, waited=waited
+    )
 
 
-def _reduce_gradients(model: Llama, context: RunContext) -> None:
-    if context.world_size == 1:
-        return
-    # a rank whose slice is empty has no gradients yet
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    context.all_reduce(flat)
-    for parameter, piece in zip(model.parameters(), flat.split([g.numel() for g in gradients]), strict=True):
-        parameter.grad = piece.view_as(parameter)
+@dataclass
+class _Saving:
+    """When a checkpoint is due, and what goes into it. Without a `saver`, a follower rank, it only gathers."""
+
+    run: _Run
+    order: Order
+    judge: Judge | None
+    telemetry: Telemetry
+    saver: Saver | None = None
+
+    def due(self, step: int) -> bool:
+        return step % self.run.config.checkpoint_every == 0 or step == self.run.steps or bool(self._tags(step))
+
+    def save(self, step: int, *, stopped: bool, is_best: bool) -> None:
+        run = self.run
+        if self.saver is None and not is_sharded(run.config, run.context):
+            return
+        model = {name: whole(tensor) for name, tensor in run.model.state_dict().items()}
+        optimizer = optimizer_tensors(run.model, run.optimizer)
+        state = {
+            "judge": self.judge.state() if self.judge else None,
+            "stopped": stopped,
+            "best": run.best,
+            "stages": [asdict(stage) for stage in self.order.stages],
+        }
+        tags = [*self._tags(step), *(["best"] if is_best else [])]
+        if self.saver is not None:
+            self.saver.save(step=step, model=model, optimizer=optimizer, state=state, tags=tags)
+
+    def notice(self) -> None:
+        """Tell of the checkpoint that was sealed meanwhile."""
+        newest = self.saver.newest if self.saver else None
+        if newest:
+            self.telemetry.sealed(newest.step, newest.parameter_hash)
+
+    def _tags(self, step: int) -> list[str]:
+        config = self.run.config
+        tags = ["every"] if config.keep_every and step % config.keep_every == 0 else []
+        is_branch = 0 < step == config.branch_step(self.run.steps) < self.run.steps
+        return [*tags, "branch"] if is_branch else tags
 
 
 def _settle(pending: _Losses, packs: Packs, telemetry: Telemetry) -> None:
@@ -191,27 +266,28 @@ def _settle(pending: _Losses, packs: Packs, telemetry: Telemetry) -> None:
             f"step {pending.step}: the loss is {loss} and the gradient norm {norm}, with documents {named}.\n"
             f"Lower learning_rate (now {pending.learning_rate:.2g}) or remove these documents"
         )
-    telemetry.step(pending.step, loss=loss, learning_rate=pending.learning_rate, gradient_norm=norm)
+    telemetry.step(
+        pending.step, loss=loss, learning_rate=pending.learning_rate, gradient_norm=norm, waited=pending.waited
+    )
 
 
-def _judged(judge: Judge, model: Llama, step: int, context: RunContext, telemetry: Telemetry) -> bool:
-    verdict = torch.zeros((), device=context.device)
-    if context.rank == 0:
-        loss, stop = judge.judge(model)
+def _judged(judge: Judge, run: _Run, step: int, telemetry: Telemetry) -> tuple[bool, bool]:
+    """Whether the judge says stop, and whether this is the best so far (rank 0 knows)."""
+    verdict, is_best = torch.zeros((), device=run.context.device), False
+    if run.context.rank == 0:
+        loss, stop = judge.judge(run.model)
         telemetry.validation(step, loss)
+        is_best = loss < run.best
+        run.best = min(run.best, loss)
         verdict += float(stop)
-    context.all_reduce(verdict)
-    return bool(verdict.item() > 0)
+    run.context.all_reduce(verdict)
+    return bool(verdict.item() > 0), is_best
 
 
-def _resume(found: Checkpoint, model: Llama, optimizer: torch.optim.AdamW, judge: Judge | None) -> tuple[int, bool]:
-    model.load_state_dict(found.model())
-    restore_optimizer(model, optimizer, found.optimizer(), step=found.step)
+def _resume(found: Checkpoint, run: _Run, judge: Judge | None) -> tuple[int, bool]:
+    restore_optimizer(run.model, run.optimizer, found.optimizer(), step=found.step)
     state = found.state()
+    run.best = state["best"]
     if judge:
         judge.restore(state["judge"])
     return found.step, bool(state["stopped"])
-
-
-def _slices(rows: int, size: int) -> Iterator[slice]:
-    return (slice(begin, min(begin + size, rows)) for begin in range(0, rows, size))

@@ -1,15 +1,9 @@
 """A lean Llama decoder whose state-dict names are Hugging Face's, so that every model exports as it is.
 
-RMSNorm, RoPE, SwiGLU, grouped-query attention and tied embeddings (arXiv 2302.13971, 2305.13245). What differs from a
-textbook version is where the time goes. Measured at 1.5M parameters, one AVX-512-BF16 core:
-
-- Attention. PyTorch's CPU kernel is slower in bf16 than in fp32 (41 against 31 ms for 16 rows of 256, width 128);
-  `_BlockAttention` is plain matrix products on causal query blocks with a hand-written backward (17 ms). CUDA keeps
-  scaled_dot_product_attention.
-- The head. `_HeadLoss` computes loss and gradient chunk by chunk so that logits never leave the cache nor fill a GPU
-  (the idea of Liger kernel, arXiv 2410.10989), 1/chunks of the memory and no recomputation.
-- Query, key and value are one product, gate and up another: their weights are joined per call, which costs nothing
-  beside the product.
+RMSNorm, RoPE, SwiGLU, grouped-query attention and tied embeddings (arXiv 2302.13971, 2305.13245); with `qk_norm` it is
+Qwen3. Families put other layers into its blocks (`projected`, `recurrent`). Query, key and value are one product, gate
+and up another: their weights are joined per call, which costs nothing beside the product. The rest of the arithmetic is
+in `training/kernels.py`; CUDA keeps scaled_dot_product_attention.
 
 Shape suffixes: B rows, T tokens, H heads, K key-value heads, E head size, D width, N = B*T, V vocabulary.
 """
@@ -18,32 +12,51 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.config import ModelConfig
-
-IGNORED = -1  # a target that carries no loss
-_QUERY_BLOCK = 128
-_CHUNK_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 27}  # logits held at once
+from training.family import Projected
+from training.kernels import IGNORED, Rotation, causal_attention, chunks, head_loss, rms_norm
+from training.projected import ProjectedMLP, gated, weight_of
+from training.recurrent import MinGRU
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What document masking needs to know about a micro-batch.
+    """What a network needs to know about a micro-batch beside its tokens.
 
     `positions_BT` restart at each segment. `mask_BTT` (bool, True = may attend) is None when every row is one
-    segment, which lets attention use its faster causal path.
+    segment, which lets attention use its faster causal path. `cells_B` are the cells of the rows, in host memory;
+    only families with experts look at them.
     """
 
     positions_BT: Tensor
     mask_BTT: Tensor | None
+    cells_B: np.ndarray
 
 
-def layout(segments_BT: Tensor, device: torch.device | str = "cpu") -> Layout:
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """What one forward pass gives to every block: computed once, in the dtype of its matrix products.
+
+    `starts_BT1` is True where a segment begins; `shares_K` the histogram over experts, empty without experts.
+    """
+
+    rotation: Rotation
+    bias: Tensor | None
+    starts_BT1: Tensor
+    shares_K: Tensor
+    dtype: torch.dtype
+
+
+NO_CELLS = np.zeros(0, np.int64)
+
+
+def layout(segments_BT: Tensor, device: torch.device | str = "cpu", cells_B: np.ndarray = NO_CELLS) -> Layout:
     """The layout on `device` of segment numbers, int64[B, T] in host memory, so that no GPU waits for the answer.
 
     A run of equal numbers is one segment, padding (-1) included.
@@ -56,9 +69,10 @@ def layout(segments_BT: Tensor, device: torch.device | str = "cpu") -> Layout:
     starts_BT[:, 1:] = torch.where(changed, index_T[1:], 0)
     positions_BT = index_T - starts_BT.cummax(1).values
     if single:
-        return Layout(positions_BT=positions_BT, mask_BTT=None)
+        return Layout(positions_BT=positions_BT, mask_BTT=None, cells_B=cells_B)
     same_BTT = segments_BT[:, :, None] == segments_BT[:, None, :]
-    return Layout(positions_BT=positions_BT, mask_BTT=same_BTT & (index_T[:, None] >= index_T))
+    mask_BTT = same_BTT & (index_T[:, None] >= index_T)
+    return Layout(positions_BT=positions_BT, mask_BTT=mask_BTT, cells_B=cells_B)
 
 
 def targets(tokens_BT: Tensor, segments_BT: Tensor) -> Tensor:
@@ -70,42 +84,42 @@ def targets(tokens_BT: Tensor, segments_BT: Tensor) -> Tensor:
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight, computed in fp32 whatever x is."""
+    """x / rms(x) * weight, computed in fp32 whatever x is, in the dtype asked for."""
 
     def __init__(self, size: int, eps: float):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
         self.eps = eps
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+    def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        return rms_norm(x, self.weight, self.eps, dtype)
 
 
 class Attention(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        size, kv_size = config.hidden_size, config.num_kv_heads * config.head_size
-        self.q_proj = nn.Linear(size, size, bias=False)
-        self.k_proj = nn.Linear(size, kv_size, bias=False)
-        self.v_proj = nn.Linear(size, kv_size, bias=False)
-        self.o_proj = nn.Linear(size, size, bias=False)
+        width, size = config.hidden_size, config.head_size
+        self.q_proj = nn.Linear(width, config.num_heads * size, bias=False)
+        self.k_proj = nn.Linear(width, config.num_kv_heads * size, bias=False)
+        self.v_proj = nn.Linear(width, config.num_kv_heads * size, bias=False)
+        self.o_proj = nn.Linear(config.num_heads * size, width, bias=False)
+        if config.qk_norm:
+            self.q_norm = RMSNorm(size, config.norm_eps)
+            self.k_norm = RMSNorm(size, config.norm_eps)
 
-    def forward(self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
+    def forward(self, x_BTD: Tensor, given: Pass) -> Tensor:
         heads, kv_heads, size = self.config.num_heads, self.config.num_kv_heads, self.config.head_size
-        weight = torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight])
+        weight = torch.cat([weight_of(each) for each in (self.q_proj, self.k_proj, self.v_proj)])
         joined = F.linear(x_BTD, weight.to(x_BTD.dtype)).unflatten(-1, (heads + 2 * kv_heads, size))
-        rotated = _Rotate.apply(joined[:, :, : heads + kv_heads], *rotation)
-        q_BHTE = rotated[:, :, :heads].transpose(1, 2)
-        k_BHTE = rotated[:, :, heads:].transpose(1, 2)
-        v_BHTE = joined[:, :, heads + kv_heads :].transpose(1, 2)
-        if kv_heads != heads:
-            k_BHTE, v_BHTE = (t.repeat_interleave(heads // kv_heads, 1) for t in (k_BHTE, v_BHTE))
+        if self.config.qk_norm:
+            query, key, value = joined.split([heads, kv_heads, kv_heads], 2)
+            joined = torch.cat([self.q_norm(query, x_BTD.dtype), self.k_norm(key, x_BTD.dtype), value], 2)
         if x_BTD.device.type == "cpu":
-            out_BHTE = _BlockAttention.apply(q_BHTE, k_BHTE, v_BHTE, bias)
+            out_BTD = causal_attention(joined, given.rotation, _needed(given.bias), heads=heads, kv_heads=kv_heads)
         else:
-            out_BHTE = F.scaled_dot_product_attention(q_BHTE, k_BHTE, v_BHTE, attn_mask=bias, is_causal=bias is None)
-        return F.linear(out_BHTE.transpose(1, 2).flatten(2), self.o_proj.weight.to(x_BTD.dtype))
+            out_BTD = _sdpa(joined, given.rotation, given.bias, heads=heads, kv_heads=kv_heads)
+        return F.linear(out_BTD, weight_of(self.o_proj).to(x_BTD.dtype))
 
 
 class MLP(nn.Module):
@@ -115,33 +129,36 @@ class MLP(nn.Module):
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        weight = torch.cat([self.gate_proj.weight, self.up_proj.weight]).to(x_BTD.dtype)
-        gate, up = F.linear(x_BTD, weight).chunk(2, -1)
-        return F.linear(F.silu(gate) * up, self.down_proj.weight.to(x_BTD.dtype))
+    def forward(self, x_BTD: Tensor, given: Pass) -> Tensor:
+        joined = torch.cat([weight_of(self.gate_proj), weight_of(self.up_proj)])
+        return gated(x_BTD, joined, weight_of(self.down_proj))
 
 
 class Block(nn.Module):
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, number: int):
         super().__init__()
+        family = config.family
         self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.self_attn = Attention(config)
+        self.self_attn = MinGRU(config.hidden_size) if family.kind == "recurrent" else Attention(config)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.mlp = MLP(config)
+        if isinstance(family, Projected) and number in family.blocks(config.num_layers):
+            self.mlp: nn.Module = ProjectedMLP(config, family)
+        else:
+            self.mlp = MLP(config)
 
-    def forward(
-        self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], bias: Tensor | None, dtype: torch.dtype
-    ) -> Tensor:
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD).to(dtype), rotation, bias)
-        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD).to(dtype))
+    def forward(self, x_BTD: Tensor, given: Pass) -> Tensor:
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD, given.dtype), given)
+        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD, given.dtype), given)
 
 
-class Decoder(nn.Module):
+class Trunk(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(Block(config, number) for number in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        if isinstance(config.family, Projected):
+            self.experts = nn.Parameter(torch.eye(config.family.experts))
 
 
 class Llama(nn.Module):
@@ -150,7 +167,10 @@ class Llama(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        self.model = Decoder(config)
+        assert config.family.kind != "mixture", "a mixture is several networks"
+        self.model = Trunk(config)
+        if not config.tied:
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         exponents = torch.arange(0, config.head_size, 2, dtype=torch.float32) / config.head_size
         angles = torch.outer(torch.arange(config.context, dtype=torch.float32), config.rope_theta**-exponents)
         self.register_buffer("cosines", angles.cos(), persistent=False)
@@ -159,55 +179,100 @@ class Llama(nn.Module):
     cosines: Tensor
     sines: Tensor
 
+    @property
+    def head(self) -> Tensor:
+        """The matrix of the output, [V, D]: the embedding when it is tied."""
+        return self.model.embed_tokens.weight if self.config.tied else self.lm_head.weight
+
+    @torch.no_grad()
     def initialise(self, seed: int) -> None:
         """Normal weights: deviation 0.02 for embeddings, 1/sqrt(fan-in) for matrices, those that write to the
         residual stream divided by sqrt(2 layers). At width 128, 0.02 everywhere cost 0.4 nats after 400k tokens.
 
-        Drawn on the CPU from `seed`: the same on every device.
+        muP's output multiplier lies in the last norm, so the exported model is a plain one. Banks are drawn so that
+        their sum has a plain matrix' variance. Drawn on the CPU from `seed`: the same on every device.
         """
         generator = torch.Generator().manual_seed(seed)
         residual = 1 / math.sqrt(2 * self.config.num_layers)
+        sums = {name: module for name, module in self.named_modules() if isinstance(module, ProjectedMLP)}
+        for module in sums.values():
+            module.set_mixing()
         for name, parameter in self.named_parameters():
+            if name.endswith(("experts", "mixing")):
+                continue
             if parameter.ndim == 1:
                 nn.init.ones_(parameter)
                 continue
-            deviation = 0.02 if "embed_tokens" in name else parameter.shape[1] ** -0.5
-            if name.endswith(("o_proj.weight", "down_proj.weight")):
+            deviation = (
+                0.02 if name.endswith(("embed_tokens.weight", "lm_head.weight")) else parameter.shape[-1] ** -0.5
+            )
+            if name.endswith(("o_proj.weight", "down_proj.weight", "down_banks")):
                 deviation *= residual
-            drawn = torch.empty(parameter.shape).normal_(0.0, deviation, generator=generator)
-            with torch.no_grad():
-                parameter.copy_(drawn)
+            if name.endswith("_banks"):
+                deviation *= sums[name.rpartition(".")[0]].bank_scale
+            parameter.copy_(torch.empty(parameter.shape).normal_(0.0, deviation, generator=generator))
+        self.model.norm.weight.mul_(self.config.width_scale)
 
     def hidden(self, tokens_BT: Tensor, where: Layout, dtype: torch.dtype) -> Tensor:
         """The final normalised hidden states, [B, T, D] in `dtype`."""
-        rotation = (self.cosines[where.positions_BT].to(dtype), self.sines[where.positions_BT].to(dtype))
-        bias = _bias(where, tokens_BT, dtype)
+        family = self.config.family
+        histogram = family.histogram(np.bincount(where.cells_B)) if isinstance(family, Projected) else np.zeros(0)
+        return self.hidden_under(histogram, tokens_BT, where, dtype)
+
+    def hidden_under(self, histogram: np.ndarray, tokens_BT: Tensor, where: Layout, dtype: torch.dtype) -> Tensor:
+        """`hidden` under a histogram over experts, float[experts]; empty for a family without."""
+        given = Pass(
+            rotation=(self.cosines[where.positions_BT].to(dtype), self.sines[where.positions_BT].to(dtype)),
+            bias=_bias(where, tokens_BT, dtype),
+            starts_BT1=(where.positions_BT == 0)[..., None],
+            shares_K=self.shares(histogram),
+            dtype=dtype,
+        )
         x_BTD = self.model.embed_tokens(tokens_BT)
         for block in self.model.layers:
-            x_BTD = block(x_BTD, rotation, bias, dtype)
-        return self.model.norm(x_BTD).to(dtype)
+            x_BTD = block(x_BTD, given)
+        return self.model.norm(x_BTD, dtype)
 
-    def forward(self, tokens_BT: Tensor, segments_BT: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    def shares(self, histogram: np.ndarray) -> Tensor:
+        """The histogram in the space of the projection, fp32[m]: shares of experts times their embeddings."""
+        if not len(histogram):
+            return torch.empty(0)
+        return torch.from_numpy(histogram).to(self.model.experts) @ self.model.experts
+
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        segments_BT: Tensor,
+        dtype: torch.dtype = torch.float32,
+        cells_B: np.ndarray = NO_CELLS,
+    ) -> Tensor:
         """Logits, [B, T, V]."""
-        hidden_BTD = self.hidden(tokens_BT, layout(segments_BT.cpu(), tokens_BT.device), dtype)
-        return F.linear(hidden_BTD, self.model.embed_tokens.weight.to(dtype))
+        hidden_BTD = self.hidden(tokens_BT, layout(segments_BT.cpu(), tokens_BT.device, cells_B), dtype)
+        return F.linear(hidden_BTD, self.head.to(dtype))
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor, where: Layout, dtype: torch.dtype) -> Tensor:
         """The sum of negative log-likelihoods (nats) over counted targets; divide by the *global* count."""
         hidden_ND = self.hidden(tokens_BT, where, dtype).flatten(0, 1)
-        return _HeadLoss.apply(hidden_ND, self.model.embed_tokens.weight, targets_BT.flatten())
+        return head_loss(hidden_ND, self.head, targets_BT.flatten())
 
-    @torch.no_grad()
     def nll(self, tokens_BT: Tensor, targets_BT: Tensor, where: Layout, dtype: torch.dtype) -> Tensor:
         """Negative log-likelihood (nats) of each target, fp32[B, T]; 0 where IGNORED."""
+        return self.predict(tokens_BT, targets_BT, where, dtype)[0]
+
+    @torch.no_grad()
+    def predict(
+        self, tokens_BT: Tensor, targets_BT: Tensor, where: Layout, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """`nll` of each target, and whether it is the likeliest token, bool[B, T]; False where IGNORED."""
         hidden_ND = self.hidden(tokens_BT, where, dtype).flatten(0, 1)
-        weight = self.model.embed_tokens.weight.to(dtype)
+        weight = self.head.to(dtype)
         flat_N = targets_BT.flatten()
-        pieces = [
-            F.cross_entropy(F.linear(hidden_ND[at], weight).float(), flat_N[at], ignore_index=IGNORED, reduction="none")
-            for at in _chunks(len(flat_N), weight)
-        ]
-        return torch.cat(pieces).view_as(targets_BT)
+        nll, hits = [], []
+        for at in chunks(len(flat_N), weight):
+            logits = F.linear(hidden_ND[at], weight).float()
+            nll.append(F.cross_entropy(logits, flat_N[at], ignore_index=IGNORED, reduction="none"))
+            hits.append(logits.argmax(-1) == flat_N[at])
+        return torch.cat(nll).view_as(targets_BT), torch.cat(hits).view_as(targets_BT)
 
 
 def _bias(where: Layout, tokens_BT: Tensor, dtype: torch.dtype) -> Tensor | None:
@@ -223,96 +288,20 @@ def _bias(where: Layout, tokens_BT: Tensor, dtype: torch.dtype) -> Tensor | None
     return torch.full((1, 1, size, size), float("-inf"), dtype=dtype).triu_(1)
 
 
-def _chunks(rows: int, weight_VD: Tensor) -> list[slice]:
-    size = max(64, _CHUNK_ELEMENTS.get(weight_VD.device.type, 1 << 27) // weight_VD.shape[0])
-    return [slice(i, min(i + size, rows)) for i in range(0, rows, size)]
+def _needed(bias: Tensor | None) -> Tensor:
+    assert bias is not None, "on a CPU every layout has a bias"
+    return bias
 
 
-class _Rotate(torch.autograd.Function):
-    """Rotary embedding in the half-split layout; its gradient is the rotation back."""
-
-    @staticmethod
-    def forward(ctx: Any, x_BTHE: Tensor, cosines_BTF: Tensor, sines_BTF: Tensor) -> Tensor:
-        cosines, sines = cosines_BTF[:, :, None], sines_BTF[:, :, None]
-        ctx.save_for_backward(cosines, sines)
-        return _rotate(x_BTHE, cosines, sines)
-
-    @staticmethod
-    def backward(ctx: Any, grad_BTHE: Tensor) -> tuple[Tensor, None, None]:
-        cosines, sines = ctx.saved_tensors
-        return _rotate(grad_BTHE, cosines, -sines), None, None
-
-
-def _rotate(x_BTHE: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    first, second = x_BTHE.chunk(2, -1)
-    out = torch.empty(x_BTHE.shape, dtype=x_BTHE.dtype, device=x_BTHE.device)
-    out_first, out_second = out.chunk(2, -1)
-    torch.mul(first, cosines, out=out_first).addcmul_(second, sines, value=-1)
-    torch.mul(second, cosines, out=out_second).addcmul_(first, sines)
-    return out
-
-
-class _BlockAttention(torch.autograd.Function):
-    """Causal attention, one block of queries at a time against the keys before its end.
-
-    `bias` is additive, [B or 1, 1, T, T]. Memory: half of the T x T probabilities, kept for the backward.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, q_BHTE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor, bias: Tensor) -> Tensor:
-        q_BHTE = q_BHTE * q_BHTE.shape[-1] ** -0.5
-        out, kept = [], []
-        for begin, end in _blocks(q_BHTE.shape[2]):
-            scores = torch.matmul(q_BHTE[:, :, begin:end], k_BHTE[:, :, :end].transpose(-1, -2))
-            shares = torch.softmax(scores.add_(bias[:, :, begin:end, :end]), -1)
-            out.append(shares @ v_BHTE[:, :, :end])
-            kept.append(shares)
-        out_BHTE = torch.cat(out, 2)
-        ctx.save_for_backward(q_BHTE, k_BHTE, v_BHTE, out_BHTE, *kept)
-        return out_BHTE
-
-    @staticmethod
-    def backward(ctx: Any, grad_BHTE: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        q_BHTE, k_BHTE, v_BHTE, out_BHTE, *kept = ctx.saved_tensors
-        mean_BHT1 = (grad_BHTE * out_BHTE).sum(-1, keepdim=True)
-        q_grad, k_grad, v_grad = torch.empty_like(q_BHTE), torch.zeros_like(k_BHTE), torch.zeros_like(v_BHTE)
-        for (begin, end), shares in zip(_blocks(q_BHTE.shape[2]), kept, strict=True):
-            grad = grad_BHTE[:, :, begin:end]
-            v_grad[:, :, :end] += shares.transpose(-1, -2) @ grad
-            scores = grad @ v_BHTE[:, :, :end].transpose(-1, -2)
-            scores = scores.sub_(mean_BHT1[:, :, begin:end]).mul_(shares)
-            q_grad[:, :, begin:end] = scores @ k_BHTE[:, :, :end]
-            k_grad[:, :, :end] += scores.transpose(-1, -2) @ q_BHTE[:, :, begin:end]
-        return q_grad.mul_(q_BHTE.shape[-1] ** -0.5), k_grad, v_grad, None
-
-
-def _blocks(length: int) -> list[tuple[int, int]]:
-    return [(begin, min(begin + _QUERY_BLOCK, length)) for begin in range(0, length, _QUERY_BLOCK)]
-
-
-class _HeadLoss(torch.autograd.Function):
-    """Sum of cross-entropies of hidden states against the tied embedding, with both gradients made on the way."""
-
-    @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
-        weight = weight_VD.to(hidden_ND.dtype)
-        total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
-        hidden_grad = torch.empty_like(hidden_ND)
-        weight_grad = torch.zeros(weight_VD.shape, dtype=torch.float32, device=hidden_ND.device)
-        for at in _chunks(len(targets_N), weight):
-            counted = (targets_N[at] != IGNORED).float()[:, None]
-            index = targets_N[at].clamp_min(0)[:, None]
-            shares = torch.softmax(F.linear(hidden_ND[at], weight), -1, dtype=torch.float32)
-            # a share below 1e-37 reads as 85 nats; NaN stays NaN
-            total -= (shares.gather(1, index).clamp_min(1e-37).log_() * counted).sum()
-            shares.scatter_add_(1, index, torch.full_like(counted, -1.0))
-            grad = shares.mul_(counted).to(hidden_ND.dtype)
-            hidden_grad[at] = grad @ weight
-            weight_grad += grad.t() @ hidden_ND[at]
-        ctx.save_for_backward(hidden_grad, weight_grad)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        hidden_grad, weight_grad = ctx.saved_tensors
-        return hidden_grad * grad.to(hidden_grad.dtype), weight_grad * grad, None
+def _sdpa(
+    joined_BTHE: Tensor, rotation: tuple[Tensor, Tensor], bias: Tensor | None, *, heads: int, kv_heads: int
+) -> Tensor:
+    """What `causal_attention` computes, by PyTorch's own kernel."""
+    cosines, sines = (table[:, :, None] for table in rotation)
+    first, second = joined_BTHE[:, :, : heads + kv_heads].chunk(2, -1)
+    turned = torch.cat([first * cosines - second * sines, second * cosines + first * sines], -1)
+    q, k, v = turned[:, :, :heads], turned[:, :, heads:], joined_BTHE[:, :, heads + kv_heads :]
+    q, k, v = (each.transpose(1, 2) for each in (q, k, v))
+    grouped = heads != kv_heads
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=bias is None, enable_gqa=grouped)
+    return out.transpose(1, 2).flatten(2)

@@ -1,16 +1,19 @@
-"""AdamW and the learning rate as a pure function of the step.
+"""AdamW, Muon, and the learning rate as a pure function of the step.
 
 WSD (warm-up, stable, decay: arXiv 2404.06395) holds the rate and falls linearly over the last `decay_share` of the
-run; cosine (arXiv 1608.03983) falls all along. Decay touches matrices only, embeddings included, never norms.
+run; cosine (arXiv 1608.03983) falls all along.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
+from training.blocks import cut_like, whole
 from training.config import TrainConfig
 
 
@@ -28,31 +31,120 @@ def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
     return peak if remaining >= 1 else floor + (peak - floor) * remaining
 
 
-def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """Fused AdamW (half the time of the foreach version here) with decay on matrices only."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+def adamw(model: nn.Module, config: TrainConfig, *, width_scale: float = 1.0) -> torch.optim.AdamW:
+    """Fused AdamW (half the time of the foreach version here); each group has a `scale` for the rate.
+
+    Decay touches matrices and embeddings, not norms and not what mixes experts. With muP (`width_scale` below or
+    above 1) the rates of matrices and of the last norm follow the width; a decay is rate times `weight_decay` whatever
+    the scale. Parameters that take no gradient are left out.
+    """
+    roles: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decay, scale = _role(name, parameter, width_scale)
+            roles.setdefault((decay * config.weight_decay / scale, scale), []).append(parameter)
+    groups = [{"params": each, "weight_decay": decay, "scale": scale} for (decay, scale), each in roles.items()]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
 
 
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
-    """Both moments of every parameter, named `<parameter>.exp_avg` and `.exp_avg_sq`; empty before the first step."""
+def build_optimizer(model: nn.Module, config: TrainConfig, *, width_scale: float = 1.0) -> Optimizer:
+    """What `config.optimizer` names."""
+    if config.optimizer == "muon":
+        return MuonWithAdamW(model, config, width_scale=width_scale)
+    return adamw(model, config, width_scale=width_scale)
+
+
+class MuonWithAdamW:
+    """Muon (Newton-Schulz on the momentum; Jordan 2024) for the matrices inside blocks, AdamW for everything else.
+
+    Updates of Muon are scaled to the size of AdamW's (arXiv 2502.16982), so one learning rate and one decay serve both.
+    Moments: one a matrix where AdamW has two.
+    """
+
+    def __init__(self, model: nn.Module, config: TrainConfig, *, width_scale: float):
+        rest = adamw(model, config, width_scale=width_scale)
+        inner = {
+            parameter
+            for name, parameter in model.named_parameters()
+            if parameter.ndim == 2 and ".layers." in name and not name.endswith(("experts", "mixing"))
+        }
+        groups = []
+        for group in rest.param_groups:
+            mine = [parameter for parameter in group["params"] if parameter in inner]
+            group["params"] = [parameter for parameter in group["params"] if parameter not in inner]
+            if mine:
+                groups.append({"params": mine, "weight_decay": group["weight_decay"], "scale": group["scale"]})
+        muon = torch.optim.Muon(groups, lr=config.learning_rate, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+        self._parts: tuple[torch.optim.Optimizer, ...] = (muon, rest)
+        self._owner = {p: part for part in self._parts for group in part.param_groups for p in group["params"]}
+        self.state = _JoinedState(self._owner)
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [group for part in self._parts for group in part.param_groups]
+
+    def step(self) -> None:
+        for part in self._parts:
+            part.step()
+
+    def zero_grad(self, *, set_to_none: bool = True) -> None:
+        for part in self._parts:
+            part.zero_grad(set_to_none=set_to_none)
+
+
+class _JoinedState:
+    """The states of two optimisers as one mapping from parameter to moments."""
+
+    def __init__(self, owner: Mapping[nn.Parameter, torch.optim.Optimizer]):
+        self._owner = owner
+
+    def __contains__(self, parameter: nn.Parameter) -> bool:
+        return parameter in self._owner and parameter in self._owner[parameter].state
+
+    def __getitem__(self, parameter: nn.Parameter) -> dict[str, Any]:
+        return self._owner[parameter].state[parameter]
+
+
+Optimizer = torch.optim.AdamW | MuonWithAdamW
+
+
+def set_rate(optimizer: Optimizer, rate: float) -> None:
+    """Give every group its part of the rate of this step."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["scale"]
+
+
+def _role(name: str, parameter: nn.Parameter, width_scale: float) -> tuple[float, float]:
+    """Decay (0 or 1) and scale of the rate, from what the parameter is."""
+    if name.endswith(("experts", "mixing")):
+        return 0.0, 1.0
+    if parameter.ndim == 1:
+        return 0.0, width_scale if name == "model.norm.weight" else 1.0
+    outer = name.endswith(("embed_tokens.weight", "lm_head.weight"))
+    return 1.0, 1.0 if outer else width_scale
+
+
+def optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, torch.Tensor]:
+    """The moments of every parameter, named `<parameter>.exp_avg` and the like; empty before the first step.
+
+    Gathered from all ranks where they are cut over them.
+    """
     return {
-        f"{name}.{moment}": optimizer.state[parameter][moment]
+        f"{name}.{key}": whole(tensor)
         for name, parameter in model.named_parameters()
-        for moment in ("exp_avg", "exp_avg_sq")
         if parameter in optimizer.state
+        for key, tensor in optimizer.state[parameter].items()
+        if key != "step"
     }
 
 
-def restore_optimizer(
-    model: nn.Module, optimizer: torch.optim.AdamW, tensors: dict[str, torch.Tensor], *, step: int
-) -> None:
+def restore_optimizer(model: nn.Module, optimizer: Optimizer, tensors: dict[str, torch.Tensor], *, step: int) -> None:
     """Put back what `optimizer_tensors` gave after `step` optimiser steps."""
-    for name, parameter in model.named_parameters():
-        optimizer.state[parameter] = {
-            "step": torch.tensor(float(step), device=parameter.device),
-            "exp_avg": tensors[f"{name}.exp_avg"].to(parameter.device),
-            "exp_avg_sq": tensors[f"{name}.exp_avg_sq"].to(parameter.device),
-        }
+    parameters = dict(model.named_parameters())
+    for full_name, tensor in tensors.items():
+        name, _, key = full_name.rpartition(".")
+        parameter = parameters[name]
+        state = optimizer.state[parameter]
+        state[key] = cut_like(tensor.to(parameter.device), parameter)
+        if key == "exp_avg":
+            state["step"] = torch.tensor(float(step), device=parameter.device)

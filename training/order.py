@@ -6,8 +6,15 @@ free, its number among the draws of that cell. After *any* n samples a cell with
 or take less than 2: each level rounds by at most 1/2 and hands its parent's error on times p, and in a Huffman tree the
 weight halves at least every second level (1/2 * (1 + 1 + 1/2 + 1/2 + ...) = 2).
 
+Draws of several rows. Families with experts want a whole micro-batch from one cell: with `rows_per_draw` n, draw d
+gives samples n d .. n d + n - 1, still a function of g alone, and counts are exact in units of n.
+
 Rows. Draw k of a cell is row perm(k mod rows) of epoch k div rows, where perm is a Feistel network keyed by
 (seed, cell, epoch) that walks its cycle back into range (Black and Rogaway 2002): no row repeats inside an epoch.
+
+Stages. A mixture may change at a sample number: from there on another tree decides, and every cell goes on with the
+draw it had come to, which the tree before tells in one pass over its nodes. So no row repeats inside an epoch across
+stages either, and the list of stages is all the state there is.
 
 Cost: about log2(cells) numpy passes per call; memory is one entry per cell. Rejected: drawing cells at random (counts
 drift as sqrt(n)), permutations held in memory (8 bytes a row), an iterator with state (resume replays it).
@@ -16,8 +23,10 @@ drift as sqrt(n)), permutations held in memory (8 bytes a row), an iterator with
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -38,30 +47,90 @@ class Samples:
     rows: np.ndarray  # within the cell, 0 <= row < rows of the cell
 
 
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """From sample number `begin` on the cells are weighted by `weights`."""
+
+    begin: int
+    weights: tuple[float, ...]
+
+
 class Order:
     """The endless weighted stream over the rows of cells.
 
-    `rows_per_cell` int[C]; `weights` float[C], any positive scale; None means in proportion to rows. Raises ValueError
-    that names the cell when weight is wanted from a cell without rows.
+    `rows_per_cell` int[C]; `weights` float[C], any positive scale; None means in proportion to rows. `rows_per_draw`
+    consecutive samples come from one cell. `changes` are later stages, ascending. Raises ValueError that names the cell
+    when weight is wanted from a cell without rows, and the change that does not begin after the one before.
     """
 
-    def __init__(self, rows_per_cell: Sequence[int] | np.ndarray, weights: Sequence[float] | None, *, seed: int):
+    def __init__(
+        self,
+        rows_per_cell: Sequence[int] | np.ndarray,
+        weights: Sequence[float] | None,
+        *,
+        seed: int,
+        rows_per_draw: int = 1,
+        changes: Sequence[Change] = (),
+    ):
         self.rows_per_cell = np.asarray(rows_per_cell, np.int64)
         self.weights = _normalised(self.rows_per_cell, weights)
         self.seed = seed
-        self._left, self._right, self._share = _huffman(self.weights)
+        self.rows_per_draw = rows_per_draw
+        self._begins, self._trees = [0], [_Tree(self.weights)]
+        self._begun = [np.zeros(len(self.rows_per_cell), np.int64)]
+        for change in changes:
+            self._append(change)
+
+    @property
+    def stages(self) -> tuple[Change, ...]:
+        """The log of what weighted the cells from which sample on; weights sum to 1."""
+        pairs = zip(self._begins, self._trees, strict=True)
+        return tuple(Change(begin=begin, weights=tuple(tree.weights.tolist())) for begin, tree in pairs)
 
     def samples(self, begin: int, end: int) -> Samples:
         """The draws numbered begin <= g < end."""
         if not 0 <= begin <= end <= MAX_SAMPLES:
             raise ValueError(f"samples {begin} to {end} are outside 0 to {MAX_SAMPLES}")
-        cells, draws = self._descend(np.arange(begin, end, dtype=np.uint64))
+        cuts = [begin, *(each for each in self._begins if begin < each < end), end]
+        parts = [self._within_stage(first, last) for first, last in pairwise(cuts)]
+        return Samples(
+            cells=np.concatenate([part.cells for part in parts]),
+            epochs=np.concatenate([part.epochs for part in parts]),
+            rows=np.concatenate([part.rows for part in parts]),
+        )
+
+    def _within_stage(self, begin: int, end: int) -> Samples:
+        stage = bisect_right(self._begins, begin) - 1
+        numbers = np.arange(begin - self._begins[stage], end - self._begins[stage], dtype=np.uint64)
+        number, place = np.divmod(numbers, np.uint64(self.rows_per_draw))
+        cells, draws = self._trees[stage].descend(number)
+        count = (draws * np.uint64(self.rows_per_draw) + place).astype(np.int64) + self._begun[stage][cells]
         size = self.rows_per_cell[cells]
-        epochs, places = np.divmod(draws.astype(np.int64), size)
+        epochs, places = np.divmod(count, size)
         return Samples(cells=cells, epochs=epochs, rows=_permute(places, size, _key(self.seed, cells, epochs)))
 
-    def _descend(self, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Cell and draw number within the cell of each sample. Leaves are nodes < C, the root is the last node."""
+    def _append(self, change: Change) -> None:
+        length = change.begin - self._begins[-1]
+        if length <= 0 or length % self.rows_per_draw:
+            raise ValueError(
+                f"the mixture of sample {self._begins[-1]} can't change at sample {change.begin}: expected a later "
+                f"one, a multiple of {self.rows_per_draw} after it"
+            )
+        counts = self._trees[-1].counts(length // self.rows_per_draw) * self.rows_per_draw
+        self._begun.append(self._begun[-1] + counts)
+        self._begins.append(change.begin)
+        self._trees.append(_Tree(_normalised(self.rows_per_cell, change.weights)))
+
+
+class _Tree:
+    """A Huffman tree over cells that deals out draws; leaves are nodes < C, the root is the last node."""
+
+    def __init__(self, weights: np.ndarray):
+        self.weights = weights
+        self._left, self._right, self._share = _huffman(weights)
+
+    def descend(self, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Cell and draw number within the cell of each draw; uint64[n] in and out."""
         cells = np.empty(len(number), np.int64)
         draws = np.empty(len(number), np.uint64)
         node = np.full(len(number), len(self._left) - 1, np.int64)
@@ -78,6 +147,16 @@ class Order:
             goes_left = _rounded(number + np.uint64(1), share) != before
             number = np.where(goes_left, before, number - before)
             node = np.where(goes_left, self._left[node], self._right[node])
+
+    def counts(self, draws: int) -> np.ndarray:
+        """How many of the first `draws` each cell gets, int64[C]: children are numbered below their parent."""
+        given = np.zeros(len(self._left), np.uint64)
+        given[-1] = draws
+        for node in range(len(self._left) - 1, len(self.weights) - 1, -1):
+            to_left = _rounded(given[node], self._share[node])
+            given[self._left[node]] = to_left
+            given[self._right[node]] += given[node] - to_left  # += because a lone cell is both children
+        return given[: len(self.weights)].astype(np.int64)
 
 
 def _normalised(rows_per_cell: np.ndarray, weights: Sequence[float] | None) -> np.ndarray:

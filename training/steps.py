@@ -1,74 +1,103 @@
-"""Training as steps of the catalog: packs become models.
-
-A step hands local paths to the functions of this package and puts what they write into the store. A run resumes from
-its own checkpoints in the run's work folder. On a Ray executor it trains in a Ray Train worker; the bytes are the same
-as here because `threads`, which changes the order of float sums, is one of the settings.
-"""
+"""Training as steps of the catalog: packs become models. The settings are here, the work is in `jobs`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+from catalog.errors import UsageError
 from catalog.pack import Packs
 from catalog.run import Work
 from catalog.snapshot import Contents, Snapshot
-from catalog.tables import write_table
-from training.config import EarlyStopping, ModelConfig, TrainConfig, sized
-from training.context import LocalContext
-from training.folder import model_config, write_model
-from training.given import given
+from training.config import Determinism, EarlyStopping, ModelConfig, OptimizerName, TrainConfig, sized
+from training.expert import Choice, Experts, one_expert
+from training.family import FAMILIES, Mixture, Projected
+from training.folder import end_of_text, model_config, write_model
 from training.inputs import (
-    MODEL_FILES,
     check_tokenizers,
+    lesson_paths,
     mixture_weights,
     model_folder,
     pack_paths,
     scored_documents,
 )
+from training.jobs import Jobs, one, run_folder, trained
+from training.methods import Full, Lora, Method, Taught
+from training.mixture import one_per_expert, one_per_start
 from training.model import Llama
-from training.pretrain import TrainResult, ordered, read_result
-from training.telemetry import Progress
-from training.worker import FinetuneJob, Job, PretrainJob, fit_with_ray
+from training.worker import FinetuneJob, PretrainJob
+
+FamilyName = Literal["decoder", "recurrent", "projected", "soup", "mixture"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrain:
-    """A model of about `params` parameters trained from scratch on `tokens` tokens of a packs snapshot.
+    """A model of about `params` parameters trained on `tokens` tokens of a packs snapshot, from scratch or a model.
 
-    Packs of a resampled snapshot are read by its mixture's weights, others in proportion to their rows.
+    `params` counts what is served: one expert of a family that has several. Packs of a resampled snapshot are read by
+    its mixture's weights, others in proportion to their rows. `experts` and `banks` are for the families that have
+    them; a mixture's experts get equal parts of the tokens. A model to start from brings its own shape. More than one
+    of `ranks` trains on Ray; `determinism` bitwise gives the same bytes whatever their number.
     """
 
     verb: ClassVar[str] = "pretrain"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
 
     tokens: int
     params: int = 1_000_000
+    family: FamilyName = "decoder"
+    experts: int = 32
+    banks: int = 8
+    qk_norm: bool = False
+    mup_width: int = 0
     learning_rate: float = 4e-3
     batch_rows: int = 16
     seed: int = 0
     threads: int = 1
+    micro_batch_rows: int = 8
+    ranks: int = 1
+    determinism: Determinism = "run"
+    optimizer: OptimizerName = "adamw"
     checkpoint_every: int = field(default=250, compare=False)
+    price_per_hour: float = field(default=0.0, compare=False)
 
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """A model snapshot."""
-        return _trained(work, self.job(work, *inputs), inputs[0])
+        return trained(work, self.jobs(work, *inputs), inputs[0], ranks=self.ranks)
 
-    def job(self, work: Work, *inputs: Snapshot) -> PretrainJob:
+    def jobs(self, work: Work, *inputs: Snapshot) -> Jobs:
         """What is to be computed, in the run's own folder."""
-        (packs,) = inputs
+        packs, *models = inputs
         paths = pack_paths(work.store, packs)
-        return PretrainJob(
+        rows_per_cell = Packs(paths).rows_per_cell
+        check_tokenizers(*inputs)
+        start = model_folder(work.store, models[0], work.folder / "start") if models else None
+        job = PretrainJob(
             name=work.name,
             packs=paths,
-            weights=mixture_weights(work.store, packs, Packs(paths).rows_per_cell),
-            model=_shape(packs, self.params),
+            weights=mixture_weights(work.store, packs, rows_per_cell),
+            model=model_config(start) if start else self._shape(packs),
             train=_settings(self),
             run_dir=run_folder(work),
             threads=self.threads,
+            start=start,
         )
+        if isinstance(job.model.family, Mixture):
+            return one_per_expert(job, job.model, job.model.family, rows_per_cell)
+        return one(job)
+
+    def _shape(self, packs: Snapshot) -> ModelConfig:
+        cells = len(packs.contents.summary["rows_per_cell"])
+        settings = {"experts": self.experts, "banks": self.banks, "cells": cells}
+        wanted = FAMILIES[self.family].__dataclass_fields__
+        try:
+            family = FAMILIES[self.family](**{name: value for name, value in settings.items() if name in wanted})
+            shape = fresh_shape(packs, self.params)
+            return replace(shape, family=family, qk_norm=self.qk_norm, mup_width=self.mup_width)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,58 +105,102 @@ class Finetune:
     """Continue a model on at most `tokens` tokens of the target's packs, keeping the best on its validation documents.
 
     Inputs: packs, tokenized validation documents, and the model to start from; without one, a fresh model of `params`
-    parameters learns from the target alone (SLM-nopt of 2402.01093).
+    parameters learns from the target alone (SLM-nopt of 2402.01093). Of a model with experts one is chosen by the rule
+    `expert`, or all are tuned and the best is kept. `lora_rank` above 0 trains low-rank products and merges them. With
+    `label_share` below 1 the last input is a teacher, a model or its lessons about these packs, and the rest of the
+    loss is its next-token distribution.
     """
 
     verb: ClassVar[str] = "finetune"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
 
     tokens: int
     params: int = 1_000_000
+    expert: Choice | Literal["all"] = "lowest-loss"
+    lora_rank: int = 0
+    label_share: float = 1.0
     learning_rate: float = 1.3e-3
     batch_rows: int = 16
     evaluate_every: int = 40
     patience: int = 3
     seed: int = 0
     threads: int = 1
+    micro_batch_rows: int = 8
+    ranks: int = 1
+    determinism: Determinism = "run"
+    optimizer: OptimizerName = "adamw"
     checkpoint_every: int = field(default=250, compare=False)
+    price_per_hour: float = field(default=0.0, compare=False)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_share <= 1 or self.lora_rank < 0:
+            raise UsageError(
+                f"label_share {self.label_share} and lora_rank {self.lora_rank}: expected 0 to 1, and 0 or more"
+            )
+        if self.lora_rank and self.label_share < 1:
+            raise UsageError(f"lora_rank {self.lora_rank} learns from labels alone: expected label_share 1")
 
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """A model snapshot."""
-        return _trained(work, self.job(work, *inputs), inputs[0])
+        return trained(work, self.jobs(work, *inputs), inputs[0], ranks=self.ranks)
 
-    def job(self, work: Work, *inputs: Snapshot) -> FinetuneJob:
-        """What is to be computed, in the run's own folder."""
-        packs, validation, *models = inputs
+    def jobs(self, work: Work, *inputs: Snapshot) -> Jobs:
+        """One run, or one per expert when all are tuned."""
+        packs, validation, *others = inputs
         check_tokenizers(*inputs)
-        paths = pack_paths(work.store, packs)
-        if models:
-            start = model_folder(work.store, models[0], work.folder / "start")
-        else:
-            start = _fresh_model(_shape(packs, self.params), self.seed, work.folder / "start", Packs(paths))
-        return FinetuneJob(
+        method = self._method(work, packs, others)
+        model = others[:-1] if self.label_share < 1 else others
+        reader = Packs(pack_paths(work.store, packs))
+        starts = self._starts(work, packs, model, reader)
+        job = FinetuneJob(
             name=work.name,
-            packs=paths,
-            model_dir=start,
+            packs=tuple(reader.paths),
+            model_dir=starts[0],
             train=_settings(self),
             validation=scored_documents(work.store, validation),
             stopping=EarlyStopping(evaluate_every=self.evaluate_every, patience=self.patience),
             run_dir=run_folder(work),
             threads=self.threads,
+            method=method,
+            weights=mixture_weights(work.store, packs, reader.rows_per_cell),
         )
+        return one(job) if len(starts) == 1 else one_per_start(job, starts)
+
+    def _method(self, work: Work, packs: Snapshot, others: Sequence[Snapshot]) -> Method:
+        if self.label_share == 1:
+            return Lora(rank=self.lora_rank) if self.lora_rank else Full()
+        if not others:
+            raise UsageError(
+                f"label_share {self.label_share} learns from a teacher: add a model or lessons as last input"
+            )
+        teacher = others[-1]
+        if teacher.contents.kind == "lessons":
+            paths = lesson_paths(work, teacher, packs)
+            return Taught(teacher_dir=None, lessons=paths, label_share=self.label_share)
+        folder = model_folder(work.store, teacher, work.folder / "teacher")
+        return Taught(teacher_dir=folder, lessons=(), label_share=self.label_share)
+
+    def _starts(self, work: Work, packs: Snapshot, models: Sequence[Snapshot], reader: Packs) -> list[Path]:
+        """The plain models to tune: the model itself, those of its experts that the rule takes, or a fresh one."""
+        folder = work.folder / "start"
+        if not models:
+            return [_fresh_model(fresh_shape(packs, self.params), self.seed, folder, reader)]
+        model_dir = model_folder(work.store, models[0], folder)
+        if not isinstance(model_config(model_dir).family, Projected | Mixture):
+            return [model_dir]
+        experts = Experts(model_dir)
+        if self.expert == "all":
+            chosen = [one_expert(number, len(experts)) for number in range(len(experts))]
+        else:
+            chosen = [experts.chosen(reader, self.expert)]
+        starts = [work.folder / f"expert-{number:03d}" for number in range(len(chosen))]
+        for start, histogram in zip(starts, chosen, strict=True):
+            write_model(experts.plain(histogram), start, end_of_text=end_of_text(model_dir))
+        return starts
 
 
-def _settings(step: Pretrain | Finetune) -> TrainConfig:
-    return TrainConfig(
-        tokens=step.tokens,
-        batch_rows=step.batch_rows,
-        learning_rate=step.learning_rate,
-        seed=step.seed,
-        checkpoint_every=step.checkpoint_every,
-    )
-
-
-def _shape(packs: Snapshot, params: int) -> ModelConfig:
+def fresh_shape(packs: Snapshot, params: int) -> ModelConfig:
+    """A decoder of about that size for these packs."""
     summary = packs.contents.summary
     return sized(params, vocab_size=summary["vocab_size"], context=summary["context"])
 
@@ -139,69 +212,15 @@ def _fresh_model(shape: ModelConfig, seed: int, folder: Path, packs: Packs) -> P
     return folder
 
 
-def train_together(steps: Sequence[tuple[Pretrain | Finetune, Work, Sequence[Snapshot]]]) -> None:
-    """Compute several independent runs at the same time on Ray, one worker each, sharing cores when there are few.
-
-    Each computes on its own number of threads, so its bytes are those of a run alone. Nothing is committed: each step,
-    built afterwards, finds its run finished in its own folder and returns at once.
-    """
-    works = {work.name: work for _, work, _ in steps}
-    _fit([step.job(work, *inputs) for step, work, inputs in steps], works)
-
-
-def is_trained(work: Work) -> bool:
-    """Whether the run's folder holds a finished run."""
-    return (run_folder(work) / "result.json").exists()
-
-
-def run_folder(work: Work) -> Path:
-    """Where a run keeps its checkpoints and metrics: the same folder after a kill."""
-    return (work.folder / "run").absolute()
-
-
-def _fit(jobs: Sequence[Job], works: Mapping[str, Work]) -> list[TrainResult]:
-    def on_progress(name: str, progress: Progress) -> None:
-        _tell_progress(works[name], progress, prefix=f"{name}  " if len(jobs) > 1 else "")
-
-    cores = next(iter(works.values())).executor.workers
-    share = min(max(job.threads for job in jobs), cores / len(jobs))
-    return fit_with_ray(jobs, cpus_per_worker=share, on_progress=on_progress)
-
-
-def _trained(work: Work, job: Job, packs: Snapshot) -> Contents:
-    """Run a job here or in a Ray Train worker, unless it is finished."""
-    if is_trained(work):
-        result = read_result(job.run_dir)
-    elif work.executor.on_ray:
-        (result,) = _fit([job], {work.name: work})
-    else:
-        context = LocalContext(device_name="cpu", num_threads=job.threads)
-        result = job.run(context, lambda progress: _tell_progress(work, progress))
-    return _model(work, job, result, packs)
-
-
-def _tell_progress(work: Work, progress: Progress, *, prefix: str = "") -> None:
-    note = f"loss {progress.loss:.3f}  {progress.tokens_per_second:,.0f} tokens/s  left {progress.eta_seconds:.0f} s"
-    work.tell("train", progress.step, progress.steps, note=prefix + note)
-
-
-def _model(work: Work, job: Job, result: TrainResult, packs: Snapshot) -> Contents:
-    """The contents of a finished run; metrics and time belong to the run's record, not to the model's identity."""
-    reader = Packs(job.packs)
-    order = ordered(reader, job.weights if isinstance(job, PretrainJob) else None, seed=job.train.seed)
-    counts = {"given": write_table(work.store, given(reader, order, samples=result.steps * job.train.batch_rows))}
-    work.record("train", tasks=1, rows=result.tokens, unit="tokens", num_bytes=0, seconds=result.seconds)
-    metrics = result.model_dir.parent / "metrics.jsonl"
-    if metrics.exists():
-        work.attachments["metrics"] = work.store.put_copy(metrics)
-    shape = model_config(result.model_dir)
-    summary = {
-        "parameters": shape.num_parameters,
-        "tokens": result.tokens,
-        "steps": result.steps,
-        "loss": result.final_loss,
-        "precision": result.precision,
-    }
-    artifacts = {name: work.store.put_copy(result.model_dir / name) for name in MODEL_FILES}
-    artifacts["tokenizer"] = packs.artifact("tokenizer")
-    return Contents(kind="model", artifacts=artifacts, summary=summary, counts=counts)
+def _settings(step: Pretrain | Finetune) -> TrainConfig:
+    return TrainConfig(
+        tokens=step.tokens,
+        batch_rows=step.batch_rows,
+        micro_batch_rows=step.micro_batch_rows,
+        learning_rate=step.learning_rate,
+        seed=step.seed,
+        determinism=step.determinism,
+        optimizer=step.optimizer,
+        checkpoint_every=step.checkpoint_every,
+        price_per_hour=step.price_per_hour,
+    )

@@ -6,7 +6,9 @@ and a job with one worker computes the very bytes of `LocalContext` with as many
 thread (a controller and a placement group each) and Ray Tune (trials add their own storage and scheduler).
 
 A worker that dies restarts the group, and every job continues from its newest checkpoint; jobs that were done return at
-once. Our checkpoints are the truth: Ray stores nothing but its own run state. Progress is read from each run's
+once. A job alone goes on with the workers that are left, because its order does not depend on their number. Our
+checkpoints are the truth: Ray is given none, stores nothing but the state of one call in a folder of its own, and that
+is never read again, so nothing that happens to Ray's files can stop a run. Progress is read from each run's
 metrics.jsonl, because `ray.train.report` is a barrier over all ranks. `run_dir` must be visible to workers and driver.
 """
 
@@ -15,7 +17,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import threading
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,13 +29,18 @@ import pyarrow as pa
 import torch
 
 from catalog.errors import TamisError
+from catalog.pack import Packs
 from training.checkpoint import write_file
 from training.config import EarlyStopping, ModelConfig, TrainConfig
-from training.context import RunContext
+from training.context import GroupContext, RunContext
 from training.finetune import finetune
-from training.pretrain import TrainResult, pretrain, read_result
-from training.telemetry import OnProgress, Progress, follow, silent
+from training.methods import Full, Method
+from training.order import Order
+from training.pretrain import TrainResult, ordered, pretrain, read_result
+from training.telemetry import OnProgress, Progress, follow, read_events, silent
+from training.tune import REDUCTION, Setting, Task, Trial, run_trial
 
+_log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.5
 _MAX_FAILURES = 3
 _NOISY_LOGGERS = ("ray.train", "ray.train.v2", "ray.data", "ray.tune")
@@ -48,6 +57,12 @@ class PretrainJob:
     train: TrainConfig
     run_dir: Path
     threads: int = 1
+    start: Path | None = None
+
+    def order(self, packs: Packs) -> Order:
+        """Which rows of the packs come when."""
+        rows_per_draw = self.model.family.rows_per_draw(self.train.micro_batch_rows)
+        return ordered(packs, self.weights, train=self.train, rows_per_draw=rows_per_draw)
 
     def run(self, context: RunContext, on_progress: OnProgress = silent) -> TrainResult:
         return pretrain(
@@ -58,6 +73,7 @@ class PretrainJob:
             run_dir=self.run_dir,
             context=context,
             on_progress=on_progress,
+            start=self.start,
         )
 
 
@@ -73,6 +89,12 @@ class FinetuneJob:
     stopping: EarlyStopping
     run_dir: Path
     threads: int = 1
+    method: Method = Full()  # noqa: RUF009, a frozen value
+    weights: tuple[float, ...] | None = None
+
+    def order(self, packs: Packs) -> Order:
+        """Which rows of the packs come when."""
+        return ordered(packs, self.weights, train=self.train)
 
     def run(self, context: RunContext, on_progress: OnProgress = silent) -> TrainResult:
         return finetune(
@@ -84,25 +106,12 @@ class FinetuneJob:
             run_dir=self.run_dir,
             context=context,
             on_progress=on_progress,
+            method=self.method,
+            weights=self.weights,
         )
 
 
 Job = PretrainJob | FinetuneJob
-
-
-@dataclass(frozen=True, kw_only=True)
-class RayContext:
-    """One rank of one job inside a Ray Train worker, on a CPU."""
-
-    rank: int
-    world_size: int
-    group: Any
-
-    device = torch.device("cpu")
-
-    def all_reduce(self, tensor: torch.Tensor) -> None:
-        if self.world_size > 1:
-            torch.distributed.all_reduce(tensor, group=self.group)
 
 
 def fit_with_ray(
@@ -111,12 +120,13 @@ def fit_with_ray(
     cpus_per_worker: float,
     on_progress: Callable[[str, Progress], None],
     workers_per_job: int = 1,
+    on_gpus: bool = False,
 ) -> list[TrainResult]:
     """Run the jobs at the same time on a Ray that is initialised, or start one; results in the order of `jobs`.
 
-    `cpus_per_worker` is what Ray sets aside for each worker, a fraction where jobs share a core.
-    `on_progress(name, progress)` is called from a thread of this process. Raises what the job raised when that is a
-    TamisError (without retries), and TamisError after a worker died more than three times.
+    `cpus_per_worker` is what Ray sets aside for each worker, a fraction where jobs share a core. With `on_gpus` each
+    worker has one GPU. `on_progress(name, progress)` is called from a thread of this process. Raises what the job
+    raised when that is a TamisError (without retries), and TamisError after a worker died more than three times.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # the default, 2 s, is added at start and end
     import ray
@@ -127,20 +137,22 @@ def fit_with_ray(
     for job in jobs:
         job.run_dir.mkdir(parents=True, exist_ok=True)
         (job.run_dir / "failure.json").unlink(missing_ok=True)
-    for name in _NOISY_LOGGERS:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    _start_ray()
+    num_workers: Any = len(jobs) * workers_per_job
+    if len(jobs) == 1 and workers_per_job > 1:
+        num_workers = (1, workers_per_job)  # as many as there are
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"jobs": list(jobs), "workers_per_job": workers_per_job},
-        torch_config=TorchConfig(backend="gloo"),
+        train_loop_config={"jobs": list(jobs)},
+        torch_config=TorchConfig(backend="nccl" if on_gpus else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=len(jobs) * workers_per_job, resources_per_worker={"CPU": cpus_per_worker}
+            num_workers=num_workers,
+            use_gpu=on_gpus,
+            resources_per_worker={"CPU": cpus_per_worker, **({"GPU": 1} if on_gpus else {})},
         ),
         run_config=RunConfig(
-            name="ray",
-            storage_path=str(jobs[0].run_dir.absolute()),
+            name=uuid.uuid4().hex,  # an old name would make Ray restore what it stored under it
+            storage_path=str((jobs[0].run_dir / "ray").absolute()),
             failure_config=FailureConfig(max_failures=_MAX_FAILURES),
         ),
     )
@@ -154,24 +166,99 @@ def fit_with_ray(
     finally:
         done.set()
         watcher.join()
+        shutil.rmtree(jobs[0].run_dir / "ray", ignore_errors=True)
     for job in jobs:
         _raise_failure(job.run_dir)
     return [read_result(job.run_dir) for job in jobs]
 
 
+def search_with_ray(
+    task: Task, settings: Sequence[Setting], *, folder: Path, concurrent: int, on_report: Callable[[Trial], None]
+) -> list[Trial]:
+    """How far each setting came under ASHA, in the order of `settings`; `concurrent` trials at a time, a core each.
+
+    Raises TamisError with what the first failed trial said.
+    """
+    import ray
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
+
+    _start_ray()
+    data, budget = ray.put(task), task.train.tokens
+
+    def trial(config: dict[str, Any]) -> None:
+        given, setting = ray.get(data), settings[config["number"]]
+
+        def report(tokens: int, loss: float) -> None:
+            tune.report({"tokens": min(tokens, budget), "bits_per_byte": loss})
+
+        run_trial(given, setting, folder / str(config["number"]), report)
+
+    class Told(tune.Callback):
+        def on_trial_result(self, **given: Any) -> None:  # type: ignore[override]
+            result = given["result"]
+            on_report(_trial(settings[result["config"]["number"]], result, budget=budget))
+
+    scheduler = ASHAScheduler(
+        time_attr="tokens",
+        max_t=budget,
+        grace_period=max(1, budget // REDUCTION ** (task.rungs - 1)),
+        reduction_factor=REDUCTION,
+    )
+    tuner = tune.Tuner(
+        tune.with_resources(trial, {"cpu": 1}),
+        param_space={"number": tune.grid_search(list(range(len(settings))))},
+        tune_config=tune.TuneConfig(
+            metric="bits_per_byte", mode="min", scheduler=scheduler, max_concurrent_trials=concurrent
+        ),
+        run_config=tune.RunConfig(
+            name=uuid.uuid4().hex, storage_path=str(folder.absolute() / "ray"), verbose=0, callbacks=[Told()]
+        ),
+    )
+    results = tuner.fit()
+    if results.errors:
+        raise TamisError(f"a trial failed: {str(results.errors[0]).strip().splitlines()[-1]}")
+    metrics = [results[i].metrics or {} for i in range(len(results))]
+    found = {each["config"]["number"]: each for each in metrics}
+    return [_trial(setting, found[number], budget=budget) for number, setting in enumerate(settings)]
+
+
+def _trial(setting: Setting, metrics: dict[str, Any], *, budget: int) -> Trial:
+    return Trial(
+        learning_rate=setting.learning_rate,
+        batch_rows=setting.batch_rows,
+        tokens=metrics["tokens"],
+        bits_per_byte=metrics["bits_per_byte"],
+        seconds=metrics["time_total_s"],
+        finished=metrics["tokens"] >= budget,
+    )
+
+
+def _start_ray() -> None:
+    """Connect to a Ray that is there, or start one of this machine, quietly."""
+    import ray
+
+    for name in _NOISY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+
+
 def _work(config: dict[str, Any]) -> None:
     """What every Ray Train worker runs."""
     import ray.train
+    import ray.train.torch
 
-    jobs, size = config["jobs"], config["workers_per_job"]
-    rank = ray.train.get_context().get_world_rank()
+    jobs, here = config["jobs"], ray.train.get_context()
+    rank, size = here.get_world_rank(), here.get_world_size() // len(config["jobs"])
     # every rank takes part in making every group
     groups = [
         torch.distributed.new_group(range(i * size, (i + 1) * size)) if size > 1 else None for i in range(len(jobs))
     ]
     number = rank // size
     torch.set_num_threads(jobs[number].threads)
-    context = RayContext(rank=rank % size, world_size=size, group=groups[number])
+    device = ray.train.torch.get_device()
+    context = GroupContext(rank=rank % size, world_size=size, device=device, group=groups[number])
     try:
         jobs[number].run(context)
     except TamisError as error:  # Ray would try again what can't succeed, and bury the message
@@ -194,7 +281,7 @@ def _check(jobs: Sequence[Job]) -> None:
 
 
 def _watch(jobs: list[Job], on_progress: Callable[[str, Progress], None], done: threading.Event) -> None:
-    seen = {job.name: 0 for job in jobs}
+    seen, told = {job.name: 0 for job in jobs}, {job.name: len(read_events(job.run_dir)) for job in jobs}
     while True:
         finished = done.wait(_POLL_SECONDS)
         for job in jobs:
@@ -202,6 +289,9 @@ def _watch(jobs: list[Job], on_progress: Callable[[str, Progress], None], done: 
             if progress is not None and progress.step != seen[job.name]:
                 seen[job.name] = progress.step
                 on_progress(job.name, progress)
+            for event in read_events(job.run_dir)[told[job.name] :]:
+                told[job.name] += 1
+                _log.warning("%s: %s", job.name, event["text"])
         if finished:
             return
 

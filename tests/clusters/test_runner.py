@@ -21,7 +21,7 @@ from clusters.runner import _input_bytes, _train_ahead, run_recipe, training_gro
 from dataops.executors import RayExecutor
 from tests.conftest import Curated
 from tests.dataops.conftest import prose
-from training.steps import run_folder
+from training.jobs import run_folder
 
 PROGRESS = {
     "step": "s",
@@ -149,7 +149,7 @@ class Together:
         ]
         self.group = validate(Recipe(entries=tuple(entries)))
         monkeypatch.setattr("dataops.executors.start_ray", lambda workers: None)
-        monkeypatch.setattr("training.steps.train_together", self.train)
+        monkeypatch.setattr("training.jobs.train_together", self.train)
 
     def train(self, waiting: list[tuple[Step, Work, list[Snapshot]]]) -> None:
         self.given.append([work.name for _, work, _ in waiting])

@@ -17,11 +17,12 @@ import pytest
 import torch
 
 from catalog.catalog import Catalog
+from catalog.errors import UsageError
 from catalog.lineage import waterfall
 from catalog.query import sql
 from catalog.snapshot import Snapshot
 from clusters.console import Console
-from clusters.recipes import override
+from clusters.recipes import override, validate
 from clusters.runner import run_recipe
 from clusters.screens import continue_text, last_screen, program, suggestions
 from clusters.specialize import Plan, recipe_for, write_export
@@ -216,3 +217,26 @@ def test_the_store_and_the_exported_folder_continue_a_text_alike(made: Made) -> 
     from_store = continue_text(str(made.store), name, prompt, tokens=20, seed=3)
     assert from_store == continue_text(str(made.store), str(made.model), prompt, tokens=20, seed=3)
     assert from_store != continue_text(str(made.store), name, prompt, tokens=20, seed=4)
+
+
+@pytest.mark.parametrize(
+    ("family", "rule"), [("projected", "lowest-loss"), ("soup", "histogram"), ("mixture", "lowest-loss")]
+)
+def test_a_family_with_experts_adds_a_third_route_that_is_compared_with_the_others(family: str, rule: str) -> None:
+    plain = recipe_for(Plan(pool=("p",), target=("t",), tokens=1000))
+    recipe = recipe_for(Plan(pool=("p",), target=("t",), tokens=1000, family=family))
+    steps = {entry.name: (entry, step) for entry, step in validate(recipe)}
+    assert set(steps) - {entry.name for entry in plain.entries} == {"experts", "expert", "expert-tuned"}
+    assert (steps["experts"][1].family, steps["experts"][1].experts) == (family, 32)
+    assert steps["expert"][1].expert == rule
+    assert steps["expert-tuned"][0].inputs == ("target-packs", "validation", "expert")
+    for name in ("validation-scores", "test-scores", "export"):
+        assert {"expert", "expert-tuned"} <= set(steps[name][0].inputs)
+        assert "experts" not in steps[name][0].inputs
+
+
+def test_a_recurrent_family_takes_the_place_of_both_decoders_and_an_unknown_one_is_refused() -> None:
+    steps = {e.name: step for e, step in validate(recipe_for(Plan(pool=("p",), target=("t",), family="recurrent")))}
+    assert steps["generic"].family == steps["specialized"].family == "recurrent"
+    with pytest.raises(UsageError, match="no family 'transformer': expected decoder, recurrent, projected"):
+        recipe_for(Plan(pool=("p",), target=("t",), family="transformer"))

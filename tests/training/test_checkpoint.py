@@ -1,7 +1,11 @@
+import threading
+from pathlib import Path
+
 import pytest
 import torch
 
-from training.checkpoint import latest, save_checkpoint
+from training import checkpoint
+from training.checkpoint import Saver, doomed, latest, save_checkpoint
 
 
 def save(directory, step):
@@ -43,3 +47,46 @@ def test_equal_tensors_give_equal_bytes(tmp_path):
     first, second = save(tmp_path / "a", 3), save(tmp_path / "b", 3)
     for path in first.path.iterdir():
         assert path.read_bytes() == (second.path / path.name).read_bytes()
+
+
+def test_training_goes_on_while_a_copy_of_its_state_is_written(tmp_path, monkeypatch):
+    may_write, honest = threading.Event(), checkpoint.write_folder
+
+    def slow(*given):
+        assert may_write.wait(20)
+        honest(*given)
+
+    monkeypatch.setattr(checkpoint, "write_folder", slow)
+    saver, weights = Saver(tmp_path), {"a": torch.zeros(4)}
+    saver.save(step=3, model=weights, optimizer={}, state={})
+    assert saver.newest is None
+    weights["a"] += 1  # the next step
+    may_write.set()
+    saver.close()
+    assert saver.newest.step == 3
+    assert latest(tmp_path).model()["a"].tolist() == [0.0] * 4
+    assert latest(tmp_path).parameter_hash == saver.newest.parameter_hash
+
+
+def test_what_a_writer_raises_ends_the_run(tmp_path, monkeypatch):
+    def full(*given):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_folder", full)
+    saver = Saver(tmp_path)
+    saver.save(step=3, model={"a": torch.zeros(4)}, optimizer={}, state={})
+    with pytest.raises(OSError, match="No space left"):
+        saver.close()
+
+
+def test_the_last_two_the_newest_best_and_what_a_tag_names_are_kept():
+    tags = {1: ["best"], 2: ["every"], 3: ["best"], 4: [], 5: ["branch"], 6: [], 7: [], 8: []}
+    kept = {Path(str(step)): each for step, each in tags.items()}
+    assert [path.name for path in doomed(kept)] == ["1", "4", "6"]
+
+
+def test_the_newest_checkpoint_before_a_step_is_found(tmp_path):
+    for step in (4, 8):
+        save(tmp_path, step)
+    assert latest(tmp_path, at_most=7).step == 4
+    assert latest(tmp_path, at_most=3) is None

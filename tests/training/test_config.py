@@ -34,3 +34,19 @@ def test_initialisation_depends_on_the_seed_alone(shape):
     name = "model.layers.0.mlp.up_proj.weight"
     assert torch.equal(first.state_dict()[name], again.state_dict()[name])
     assert not torch.equal(first.state_dict()[name], other.state_dict()[name])
+
+
+@pytest.mark.parametrize("wrong", [{"determinism": "bitwise"}, {"optimizer": "muon"}])
+def test_what_needs_whole_tensors_is_refused_with_sharding(wrong):
+    with pytest.raises(ValueError, match="sharding must be replicated"):
+        TrainConfig(tokens=1, sharding="sharded", **wrong)
+
+
+def test_the_branch_is_the_last_step_at_the_full_rate():
+    from training.optim import learning_rate
+
+    config = TrainConfig(tokens=1, warmup_share=0.1, decay_share=0.3)
+    rates = [learning_rate(config, step, 100) for step in range(100)]
+    branch = config.branch_step(100)
+    assert rates[branch - 1] == config.learning_rate > rates[branch + 1]
+    assert TrainConfig(tokens=1, schedule="cosine").branch_step(100) == 0

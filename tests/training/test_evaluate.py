@@ -7,7 +7,17 @@ import torch.nn.functional as F
 
 from catalog.errors import BadInput
 from tests.training.conftest import CONTEXT, END
-from training.evaluate import Scores, evaluate, paired_bootstrap, summarise
+from training.evaluate import (
+    Parts,
+    Scores,
+    Windows,
+    by_cell,
+    by_domain,
+    evaluate,
+    paired_bootstrap,
+    score,
+    summarise,
+)
 from training.folder import write_model
 from training.model import Llama
 
@@ -58,9 +68,15 @@ def test_scoring_refuses_tokens_outside_the_vocabulary(network, documents):
         )
 
 
+def scores_of(ids, nll_nats, tokens, size):
+    none = np.zeros(0, np.int64)
+    parts = Parts(document=none, cell=none, nll_nats=np.zeros(0), tokens=none, correct=none)
+    return Scores(ids=ids, nll_nats=nll_nats, tokens=tokens, bytes=size, correct=tokens // 2, parts=parts)
+
+
 def made(random, shift):
     size = random.integers(100, 2000, 300)
-    return Scores(ids=[str(i) for i in range(300)], nll_nats=size * (1.0 + shift), tokens=size // 3, bytes=size)
+    return scores_of([str(i) for i in range(300)], size * (1.0 + shift), size // 3, size)
 
 
 def test_the_bootstrap_equals_a_plain_loop_over_draws():
@@ -91,8 +107,8 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
         size = random.integers(100, 2000, 80).astype(float)
         gap = size * (0.1 + random.normal(0, 0.3, 80))
         ids = [str(i) for i in range(80)]
-        a = Scores(ids=ids, nll_nats=gap, tokens=size, bytes=size)
-        b = Scores(ids=ids, nll_nats=np.zeros(80), tokens=size, bytes=size)
+        a = scores_of(ids, gap, size, size)
+        b = scores_of(ids, np.zeros(80), size, size)
         found = paired_bootstrap(a, b, seed=seed, draws=500)
         covered += found.low <= 0.1 / math.log(2) <= found.high
     assert 176 <= covered <= 200
@@ -100,6 +116,50 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
 
 def test_different_documents_are_not_compared():
     a = made(np.random.default_rng(1), 0.0)
-    b = Scores(ids=a.ids[::-1], nll_nats=a.nll_nats, tokens=a.tokens, bytes=a.bytes)
+    b = scores_of(a.ids[::-1], a.nll_nats, a.tokens, a.bytes)
     with pytest.raises(ValueError, match="same documents"):
         paired_bootstrap(a, b, seed=0)
+
+
+def test_scores_by_window_and_domain_equal_a_plain_loop_over_tokens(shape, documents):
+    model = Llama(shape)
+    model.initialise(3)
+    rows = documents.to_pylist()
+    starts = [(i, start) for i, row in enumerate(rows) for start in range(0, max(len(row["tokens"]), 1), 20)]
+    document, start = (np.array(column, np.int64) for column in zip(*starts, strict=True))
+    windows = Windows(document=document, start=start, cell=(document + start // 20) % 3)
+    found = score(model, documents, end_of_text=END, dtype=torch.float32, windows=windows)
+    nats, tokens, hits = (np.zeros(len(start)) for _ in range(3))
+    for i, row in enumerate(rows):
+        text = torch.tensor([END, *row["tokens"], END])
+        for begin in range(0, len(text) - 1, CONTEXT):
+            piece = text[begin : begin + CONTEXT + 1]
+            logits = model(piece[None, :-1], torch.zeros(1, len(piece) - 1, dtype=torch.int64))[0].log_softmax(-1)
+            for place, after in enumerate(piece[1:].tolist()):
+                mine = np.flatnonzero((document == i) & (start <= begin + place))[-1]
+                nats[mine] -= logits[place, after].item()
+                tokens[mine] += 1
+                hits[mine] += logits[place].argmax().item() == after
+    np.testing.assert_allclose(found.parts.nll_nats, nats, rtol=1e-4, atol=1e-4)
+    assert found.parts.tokens.tolist() == tokens.tolist()
+    assert found.parts.correct.tolist() == hits.tolist()
+    assert found.correct.sum() == hits.sum()
+    cells = by_cell(found, seed=0, draws=50)
+    assert sum(each.tokens for each in cells) == found.tokens.sum()
+    for each in cells:
+        chosen = windows.cell == int(each.group)
+        assert each.nats_per_token == pytest.approx(nats[chosen].sum() / tokens[chosen].sum(), rel=1e-4)
+        assert each.low <= each.nats_per_token <= each.high
+        assert each.documents == len(set(document[chosen].tolist()))
+    domains = by_domain(found, ["a", "b"] * 4 + ["a"], seed=0, draws=50)
+    assert [each.group for each in domains] == ["a", "b"]
+    assert domains[1].nats_per_token == pytest.approx(found.nll_nats[1:8:2].sum() / found.tokens[1:8:2].sum())
+
+
+def test_the_interval_of_the_bits_per_byte_holds_them_and_narrows_with_documents():
+    few, many = (made(np.random.default_rng(1), np.random.default_rng(2).normal(0, 0.3, 300)) for _ in range(2))
+    few = scores_of(few.ids[:20], few.nll_nats[:20], few.tokens[:20], few.bytes[:20])
+    wide, narrow = summarise(few, draws=400), summarise(many, draws=400)
+    for each in (wide, narrow):
+        assert each.low < each.bits_per_byte < each.high
+    assert narrow.high - narrow.low < (wide.high - wide.low) / 2

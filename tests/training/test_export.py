@@ -1,18 +1,22 @@
 """An exported folder in a process that has transformers but none of our packages."""
 
 import json
+import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer
 
-from catalog.errors import BadInput
+from catalog.errors import BadInput, UsageError
 from catalog.tokenizer import END_OF_TEXT, train
 from training.config import ModelConfig
+from training.expert import project
 from training.export import export
+from training.family import Projected, Recurrent
 from training.folder import model_config, read_model, write_model
 from training.generate import Sampling, generate, pick
 from training.model import Llama
@@ -28,22 +32,41 @@ def tokenizer_json(tmp_path_factory):
     return path
 
 
+SHAPE = ModelConfig(
+    vocab_size=VOCABULARY,
+    context=24,
+    num_layers=3,
+    hidden_size=32,
+    num_heads=4,
+    num_kv_heads=2,
+    intermediate_size=64,
+    rope_theta=5000.0,
+)
+MANY = Projected(experts=3, banks=2, cells=3)
+
+
+def network_of(kind: str) -> Llama:
+    """An expert of a projected network, far from its start; a Qwen3 decoder with an untied head; ..."""
+    shapes = {
+        "llama": SHAPE,
+        "qwen3": replace(SHAPE, qk_norm=True, tied=False, head_width=16),
+        "mup": replace(SHAPE, mup_width=16),
+        "expert": replace(SHAPE, family=MANY),
+        "recurrent": replace(SHAPE, family=Recurrent()),
+    }
+    network = Llama(shapes[kind])
+    network.initialise(1)
+    if kind != "expert":
+        return network
+    with torch.no_grad():
+        network.model.experts.normal_(generator=torch.Generator().manual_seed(0))
+    return project(network, np.array([0.2, 0.7, 0.1]))
+
+
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory):
-    shape = ModelConfig(
-        vocab_size=VOCABULARY,
-        context=24,
-        num_layers=3,
-        hidden_size=32,
-        num_heads=4,
-        num_kv_heads=2,
-        intermediate_size=64,
-        rope_theta=5000.0,
-    )
-    network = Llama(shape)
-    network.initialise(1)
     folder = tmp_path_factory.mktemp("model") / "m"
-    write_model(network, folder, end_of_text=0)
+    write_model(network_of("llama"), folder, end_of_text=0)
     return folder
 
 
@@ -56,40 +79,72 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-folder, texts = sys.argv[1], json.loads(sys.argv[2])
-model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-model.eval()
-out = []
-for text in texts:
-    ids = tokenizer(text)["input_ids"]
-    with torch.no_grad():
-        logits = model(torch.tensor([ids])).logits[0].tolist()
-    bare = tokenizer.encode(text, add_special_tokens=False)
-    out.append({"ids": ids, "bare": bare, "decoded": tokenizer.decode(bare), "logits": logits})
-greedy = model.generate(torch.tensor([[0, 5, 6]]), max_new_tokens=8, do_sample=False)[0].tolist()
-kind = type(model).__name__
-print("RESULT" + json.dumps({"out": out, "greedy": greedy, "kind": kind, "special": tokenizer.all_special_tokens}))
+folders, texts, found = json.loads(sys.argv[1]), json.loads(sys.argv[2]), {}
+for kind, folder in folders.items():
+    own_code = kind == "recurrent"
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=own_code).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=own_code)
+    out = []
+    for text in texts:
+        ids = tokenizer(text)["input_ids"]
+        with torch.no_grad():
+            logits = model(torch.tensor([ids])).logits[0].tolist()
+        bare = tokenizer.encode(text, add_special_tokens=False)
+        out.append({"ids": ids, "bare": bare, "decoded": tokenizer.decode(bare), "logits": logits})
+    greedy = model.generate(torch.tensor([[0, 5, 6]]), max_new_tokens=8, do_sample=False)[0].tolist()
+    name = type(model).__name__
+    found[kind] = {"out": out, "greedy": greedy, "kind": name, "special": tokenizer.all_special_tokens}
+print("RESULT" + json.dumps(found))
 """
+ARCHITECTURES = {
+    "llama": "LlamaForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "mup": "LlamaForCausalLM",
+    "expert": "LlamaForCausalLM",
+    "recurrent": "TamisRecurrentForCausalLM",
+}
 
 
 @pytest.fixture(scope="module")
-def elsewhere(tmp_path_factory, tokenizer_json, model_dir):
-    folder = tmp_path_factory.mktemp("elsewhere")
-    out = export(model_dir, tokenizer_json=tokenizer_json, out=folder / "exported", card="# A card\n")
-    child = subprocess.run(
-        [sys.executable, "-I", "-c", CHILD, str(out), json.dumps(TEXTS)], cwd=folder, capture_output=True, text=True
-    )
+def loaded(tmp_path_factory, tokenizer_json):
+    """Every kind exported, and what one process elsewhere finds in the folders."""
+    folder, folders = tmp_path_factory.mktemp("elsewhere"), {}
+    for kind in ARCHITECTURES:
+        write_model(network_of(kind), folder / "models" / kind, end_of_text=0)
+        out = folder / f"exported-{kind}"
+        export(folder / "models" / kind, tokenizer_json=tokenizer_json, out=out, card="# A card\n")
+        folders[kind] = str(out)
+    command = [sys.executable, "-I", "-c", CHILD, json.dumps(folders), json.dumps(TEXTS)]
+    environment = {**os.environ, "HF_HOME": str(folder / "hub"), "HF_HUB_OFFLINE": "1"}
+    child = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
     assert child.returncode == 0, child.stderr
-    return out, json.loads(child.stdout.split("RESULT")[1])
+    return folder, json.loads(child.stdout.split("RESULT")[1])
 
 
-def test_plain_transformers_computes_our_logits(elsewhere, model_dir):
-    network, found = read_model(model_dir, device=torch.device("cpu")), elsewhere[1]
-    assert found["kind"] == "LlamaForCausalLM"
+@pytest.fixture(scope="module")
+def elsewhere(loaded):
+    folder, found = loaded
+    return folder / "exported-llama", found["llama"]
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_transformers_without_this_project_computes_our_logits(loaded, kind):
+    folder, found = loaded[0], loaded[1][kind]
+    assert found["kind"] == ARCHITECTURES[kind]
+    network = network_of(kind)
     for each in found["out"]:
         tokens = torch.tensor([each["ids"]])
         ours = network(tokens, torch.zeros_like(tokens))[0].detach().numpy()
         np.testing.assert_allclose(ours, np.array(each["logits"], np.float32), atol=1e-5)
+    assert "tamis" not in json.loads((folder / f"exported-{kind}" / "config.json").read_text()) or kind == "recurrent"
+
+
+def test_a_model_of_several_experts_is_not_exported(tmp_path, tokenizer_json):
+    network = Llama(replace(SHAPE, family=MANY))
+    network.initialise(0)
+    write_model(network, tmp_path / "many", end_of_text=0)
+    with pytest.raises(UsageError, match="a projected model is several: choose one with `tamis step project`"):
+        export(tmp_path / "many", tokenizer_json=tokenizer_json, out=tmp_path / "out", card="")
 
 
 def test_the_tokenizer_round_trips_and_adds_only_a_leading_end_of_text(elsewhere, tokenizer_json):
@@ -162,6 +217,22 @@ def test_generation_is_a_function_of_the_seed_and_slides_past_the_context(model_
 
     assert text(1) == text(1)
     assert text(1) != text(2)
+
+
+def test_a_recurrent_model_generates_from_its_state_what_it_would_from_the_whole_text(tmp_path, tokenizer_json, local):
+    network = network_of("recurrent")
+    write_model(network, tmp_path / "model", end_of_text=0)
+    sampling = Sampling(max_tokens=12, temperature=0)
+    text = generate(tmp_path / "model", "The cook", tokenizer_json=tokenizer_json, sampling=sampling, context=local)
+    tokenizer = Tokenizer.from_file(str(tokenizer_json))
+    tokens = [0, *tokenizer.encode("The cook", add_special_tokens=False).ids]
+    begin = len(tokens)
+    for _ in range(12):
+        window = torch.tensor([tokens])
+        tokens.append(int(network(window, torch.zeros_like(window))[0, -1].argmax()))
+        if tokens[-1] == 0:
+            break
+    assert text == tokenizer.decode(tokens[begin:])
 
 
 def test_top_k_and_top_p_keep_the_tokens_they_should():

@@ -36,7 +36,7 @@ def test_it_is_what_a_walk_through_the_samples_counts(tmp_path: Path) -> None:
             walked.update(dict.fromkeys(names, 0))
             for segment, name in enumerate(names):
                 walked[name] += int((segments == segment).sum())
-        found = given(packs, order, samples=samples)
+        found = given(packs, [(order, samples)])
         counted: Counter[str] = Counter()
         for row in found.to_pylist():
             counted[row["id"]] += row["n_tokens"] * row["samples"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,9 @@ import torch
 
 from catalog.errors import UsageError
 from catalog.pack import Packs
+from tests.training.ranks import on_ranks
 from training import loop
+from training.checkpoint import latest
 from training.config import EarlyStopping, TrainConfig
 from training.finetune import finetune
 from training.folder import read_model
@@ -22,7 +25,7 @@ from training.loop import Diverged
 from training.model import IGNORED, Llama, targets
 from training.optim import adamw, learning_rate
 from training.order import Order
-from training.pretrain import pretrain
+from training.pretrain import MixtureChange, pretrain
 from training.telemetry import follow, read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -89,7 +92,9 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(tmp_path, pack, shape, set
     assert steps == list(range(1, 21))
 
 
-def test_a_damaged_newest_checkpoint_costs_steps_but_not_the_result(tmp_path, pack, shape, settings, local, finished):
+def test_a_damaged_newest_checkpoint_is_named_and_costs_steps_but_not_the_result(
+    tmp_path, pack, shape, settings, local, finished, caplog
+):
     def stop(progress):
         if progress.step == 14:
             raise Interrupted
@@ -102,6 +107,8 @@ def test_a_damaged_newest_checkpoint_costs_steps_but_not_the_result(tmp_path, pa
     seen = []
     resumed = pretrain([pack], **run, on_progress=lambda progress: seen.append(progress.step))
     assert seen[0] == 7
+    (told,) = [record.getMessage() for record in caplog.records if "is not used" in record.getMessage()]
+    assert re.search(r"step-00000012 is not used: the bytes of model.safetensors are not those", told)
     assert weights_of(resumed) == weights_of(finished)
 
 
@@ -112,20 +119,24 @@ pretrain(**pickle.load(open(sys.argv[1], "rb")))
 """
 
 
-def test_kill_9_at_any_moment_loses_nothing_but_time(tmp_path, pack, shape, local):
+@pytest.mark.parametrize("wanted_kills", [2, pytest.param(10, marks=pytest.mark.slow)])
+def test_kill_9_at_any_moment_loses_nothing_but_time(tmp_path, pack, shape, local, wanted_kills):
     import pickle
 
-    settings = TrainConfig(tokens=90 * 8 * 32, batch_rows=8, learning_rate=1e-2, checkpoint_every=2, precision="fp32")
+    total = 30 * wanted_kills
+    settings = TrainConfig(
+        tokens=total * 8 * 32, batch_rows=8, learning_rate=1e-2, checkpoint_every=2, precision="fp32"
+    )
     run = {"packs": [pack], "weights": None, "model": shape, "train": settings, "context": local}
     whole = pretrain(**run, run_dir=tmp_path / "whole")
     arguments = tmp_path / "arguments"
     arguments.write_bytes(pickle.dumps({**run, "run_dir": tmp_path / "killed"}))
     random, kills = np.random.default_rng(0), 0
-    while kills < 3:
+    while kills < wanted_kills:
         child = subprocess.Popen([sys.executable, "-c", CHILD, str(arguments)], cwd=ROOT)
         before = follow(tmp_path / "killed")
         started = before.step if before else 0
-        wanted = min(started + int(random.integers(8, 20)), 80)
+        wanted = min(started + int(random.integers(8, 20)), total - 10)
         while child.poll() is None:
             now = follow(tmp_path / "killed")
             if now and now.step >= wanted:
@@ -193,44 +204,51 @@ def test_a_loss_that_is_no_number_names_step_and_documents_and_is_never_saved(
     assert not [path for path in still_open if path.startswith(str(tmp_path))]
 
 
-@dataclasses.dataclass
-class FakeRank:
-    """Rank `rank` of two in lock-step threads; sums meet at a barrier."""
-
-    rank: int
-    shared: dict
-    world_size: int = 2
-    device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
-
-    def all_reduce(self, tensor):
-        self.shared["parts"][self.rank] = tensor.clone()
-        self.shared["barrier"].wait()
-        total = self.shared["parts"][0] + self.shared["parts"][1]
-        self.shared["barrier"].wait()
-        tensor.copy_(total)
-
-
 def test_two_ranks_compute_the_loss_and_weights_of_one(tmp_path, pack, shape, settings, finished):
-    import threading
-
-    shared = {"parts": [None, None], "barrier": threading.Barrier(2, timeout=60)}
-    results: dict[int, object] = {}
     (tmp_path / "run").mkdir()
-
-    def work(rank):
-        results[rank] = pretrain(
-            [pack], weights=None, model=shape, train=settings, run_dir=tmp_path / "run", context=FakeRank(rank, shared)
-        )
-
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    found = on_ranks(
+        2,
+        lambda rank: pretrain(
+            [pack], weights=None, model=shape, train=settings, run_dir=tmp_path / "run", context=rank
+        ),
+    )
     one = read_metrics(finished.model_dir.parent / "metrics.jsonl")
     two = read_metrics(tmp_path / "run" / "metrics.jsonl")
     np.testing.assert_allclose([line["loss"] for line in two], [line["loss"] for line in one], atol=1e-3)
-    assert len(results) == 2
+    assert len(found) == 2
+
+
+def test_a_mixture_changes_at_a_step_as_an_appended_stage(tmp_path, pack, shape, settings, local):
+    later = MixtureChange(step=12, weights=(0.0, 1.0, 0.0, 0.0))
+    run = {"weights": None, "model": shape, "train": settings, "context": local}
+    whole = pretrain([pack], **run, changes=[later], run_dir=tmp_path / "whole")
+
+    def stop(progress):
+        if progress.step == 9:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        pretrain([pack], **run, run_dir=tmp_path / "changed", on_progress=stop)
+    with pytest.raises(UsageError, match="is past step 5, from which another mixture was asked for: expected a step"):
+        pretrain([pack], **run, changes=[MixtureChange(step=5, weights=later.weights)], run_dir=tmp_path / "changed")
+    changed = pretrain([pack], **run, changes=[later], run_dir=tmp_path / "changed")
+    assert weights_of(changed) == weights_of(whole)
+    with pytest.raises(UsageError, match="holds a run with other settings: changes"):
+        pretrain([pack], **run, run_dir=tmp_path / "changed")
+
+
+def test_a_run_keeps_the_checkpoints_that_a_rule_names_and_they_hold_the_log_of_stages(
+    tmp_path, pack, shape, settings, local
+):
+    kept = dataclasses.replace(settings, keep_every=8, decay_share=0.25)
+    change = MixtureChange(step=3, weights=(1.0, 1.0, 0.0, 0.0))
+    result = pretrain(
+        [pack], weights=None, model=shape, train=kept, changes=[change], run_dir=tmp_path / "run", context=local
+    )
+    checkpoints = sorted((tmp_path / "run" / "checkpoints").iterdir())
+    assert [path.name for path in checkpoints] == ["step-00000008", "step-00000015", "step-00000016"]
+    assert [stage["begin"] for stage in latest(tmp_path / "run" / "checkpoints").state()["stages"]] == [0, 24]
+    assert result.steps == 20
 
 
 def test_fine_tuning_keeps_the_best_weights_and_resumes_to_the_same_bytes(

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.training.conftest import CONTEXT, VOCABULARY
+from training import kernels, model
 from training.folder import hf_config
 from training.model import IGNORED, Llama, layout, targets
 
@@ -75,21 +76,43 @@ def test_head_loss_and_gradients_equal_plain_cross_entropy(network):
         torch.testing.assert_close(p.grad, expected[name], atol=2e-5, rtol=1e-4)
 
 
-def test_block_attention_equals_torch_attention_over_several_blocks(monkeypatch):
-    from training import model
-
-    monkeypatch.setattr(model, "_QUERY_BLOCK", 8)
-    q, k, v = (torch.randn(2, 3, 29, 8, requires_grad=True) for _ in range(3))
+@pytest.mark.parametrize("kv_heads", [3, 1])
+def test_block_attention_equals_torch_attention_over_several_blocks(monkeypatch, kv_heads):
+    monkeypatch.setattr(kernels, "_QUERY_BLOCK", 8)
+    joined = torch.randn(2, 29, 3 + 2 * kv_heads, 8, requires_grad=True)
     where = layout((torch.arange(29) // 11).expand(2, -1).contiguous())
     bias = torch.zeros(where.mask_BTT.shape).masked_fill_(~where.mask_BTT, float("-inf"))[:, None]
-    weight = torch.randn(2, 3, 29, 8)
-    ours = model._BlockAttention.apply(q, k, v, bias)
-    ours_grads = torch.autograd.grad((ours * weight).sum(), (q, k, v))
-    theirs = F.scaled_dot_product_attention(q, k, v, attn_mask=where.mask_BTT[:, None])
-    theirs_grads = torch.autograd.grad((theirs * weight).sum(), (q, k, v))
+    angles = torch.randn(1, 29, 4)
+    weight = torch.randn(2, 29, 24)
+    ours = kernels.causal_attention(joined, (angles.cos(), angles.sin()), bias, heads=3, kv_heads=kv_heads)
+    theirs = model._sdpa(joined, (angles.cos(), angles.sin()), bias, heads=3, kv_heads=kv_heads)
     torch.testing.assert_close(ours, theirs)
-    for mine, other in zip(ours_grads, theirs_grads, strict=True):
-        torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-4)
+    mine, other = (torch.autograd.grad((each * weight).sum(), joined)[0] for each in (ours, theirs))
+    torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("chunk_rows", [4, 64])
+def test_the_kernels_and_their_gradients_equal_torch_operators(monkeypatch, chunk_rows):
+    monkeypatch.setattr(kernels, "_PRODUCT_ROWS", chunk_rows)
+    x, weight = torch.randn(3, 5, 8, requires_grad=True), torch.randn(8, requires_grad=True)
+    joined = torch.randn(3, 5, 12, requires_grad=True)
+    hidden, head = torch.randn(150, 8, requires_grad=True), torch.randn(1 << 13, 8, requires_grad=True)
+    wanted = torch.where(torch.arange(150) % 7 == 0, IGNORED, torch.arange(150) * 31)
+    gate, up = joined.chunk(2, -1)
+    pairs = (
+        (kernels.rms_norm(x, weight, 1e-5, torch.float32), F.rms_norm(x, (8,), weight, 1e-5), (x, weight)),
+        (kernels.swiglu(joined), F.silu(gate) * up, (joined,)),
+        (
+            kernels.head_loss(hidden, head, wanted),
+            F.cross_entropy(hidden @ head.t(), wanted, ignore_index=IGNORED, reduction="sum"),
+            (hidden, head),
+        ),
+    )
+    for ours, theirs, leaves in pairs:
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+        turn = torch.randn(ours.shape)
+        for mine, other in zip(*(torch.autograd.grad(each, leaves, turn) for each in (ours, theirs)), strict=True):
+            torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])

@@ -16,10 +16,11 @@ from catalog.run import StageProgress, begin, run
 from catalog.snapshot import Snapshot
 from dataops.executors import LocalExecutor
 from tests.conftest import Curated
-from training import steps
+from training import jobs
 from training.compare import Evaluate, Export
 from training.context import LocalContext
-from training.steps import Finetune, Pretrain, train_together
+from training.jobs import train_together
+from training.steps import Finetune, Pretrain
 
 SMALL = {"params": 130_000, "tokens": 2_000, "batch_rows": 4}
 HERE = LocalExecutor(workers=2)
@@ -59,12 +60,12 @@ def test_runs_trained_together_keep_the_ids_threads_and_seconds_of_runs_alone(
     packs = catalog.snapshot("generic-packs")
     used = []
 
-    def fit(jobs, *, cpus_per_worker, on_progress):
+    def fit(jobs, *, cpus_per_worker, on_progress, workers_per_job):
         """What Ray's workers do, one after the other."""
         used.extend((job.name, job.threads, cpus_per_worker) for job in jobs)
         return [job.run(LocalContext(device_name="cpu", num_threads=job.threads)) for job in jobs]
 
-    monkeypatch.setattr(steps, "fit_with_ray", fit)
+    monkeypatch.setattr(jobs, "fit_with_ray", fit)
     works = [begin(step, packs, into=name, catalog=together, executor=HERE) for name, step in wanted.items()]
     train_together([(step, work, [packs]) for step, work in zip(wanted.values(), works, strict=True)])
     assert used == [("one", 1, 1.0), ("two", 2, 1.0)]
@@ -126,10 +127,14 @@ def test_an_export_is_the_best_of_the_models_given_and_says_how_it_was_chosen_an
     for tests in ([], [tested]):
         made = run(Export(), chosen, *tests, *models, into="export", catalog=catalog, executor=HERE)
         card = catalog.store.local(made.artifact("README.md")).read_text()
+        assert "A `LlamaForCausalLM` of " in card
+        assert "Nobody stated its licence." in card
         assert made.contents.summary["model"] == best
         assert made.contents.artifacts["tokenizer.json"].bytes
         assert re.search(r"chosen by its bits per byte on the \d+ documents of `validation`", card)
         assert ("documents of `test`" in card) == bool(tests)
+    stated = run(Export(licence="cc-by-4.0"), chosen, *models, into="stated", catalog=catalog, executor=HERE)
+    assert "\nlicense: cc-by-4.0\n---" in catalog.store.local(stated.artifact("README.md")).read_text()
     (pair,) = tested.contents.summary["comparisons"]
     assert f"| model-1 | {tested.contents.summary['results'][1]['bits_per_byte']:.4f} |" in card
     assert f"{pair['difference']:+.4f} [{pair['low']:+.4f}, {pair['high']:+.4f}]" in card

@@ -13,9 +13,9 @@ import torch
 
 from catalog.errors import UsageError
 from training.config import EarlyStopping
-from training.context import LocalContext
+from training.context import GroupContext, LocalContext
 from training.telemetry import read_metrics
-from training.worker import FinetuneJob, Job, PretrainJob, RayContext, fit_with_ray
+from training.worker import FinetuneJob, Job, PretrainJob, fit_with_ray
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def ray_started():
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DyingContext(RayContext):
+class DyingContext(GroupContext):
     """Gets SIGKILL in the step after its first checkpoint."""
 
     run_dir: Path
@@ -43,6 +43,7 @@ class DyingContext(RayContext):
         for marker in (self.run_dir / "checkpoints").glob("step-*/COMMITTED"):
             (self.run_dir / "killed").write_text(marker.parent.name)
             os.kill(os.getpid(), signal.SIGKILL)
+        super().all_reduce(tensor)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Watched:
 class KilledOnce(Watched):
     """A job whose worker dies the first time it runs."""
 
-    def run(self, context: RayContext) -> None:
+    def run(self, context: GroupContext) -> None:
         alive = (self.run_dir / "killed").exists()
         self.job.run(context if alive else DyingContext(**vars(context), run_dir=self.run_dir))
 
@@ -75,7 +76,7 @@ class KilledOnce(Watched):
 class Counted(Watched):
     """A job that notes the number of threads it ran on."""
 
-    def run(self, context: RayContext) -> None:
+    def run(self, context: GroupContext) -> None:
         self.job.run(context)
         (self.run_dir / "threads").write_text(str(torch.get_num_threads()))
 
@@ -144,6 +145,38 @@ def test_jobs_whose_worker_was_killed_end_with_the_bytes_of_local_runs(
     assert [result.model_dir for result in found] == [job.run_dir / "model" for job in (plain, weighed, tuned)]
     for job in (plain, weighed, tuned):
         assert bytes_of(job.run_dir) == bytes_of(alone / job.name)
+
+
+class KilledPair(Watched):
+    """A job of several workers, the last of which dies the first time it runs."""
+
+    def run(self, context: GroupContext) -> None:
+        spared = (self.run_dir / "killed").exists() or context.rank < context.world_size - 1
+        self.job.run(context if spared else DyingContext(**vars(context), run_dir=self.run_dir))
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_started")
+def test_a_run_whose_second_worker_was_killed_and_whose_ray_files_were_cut_ends_with_the_bytes_of_one_process(
+    tmp_path, pack, shape, settings
+):
+    train = dataclasses.replace(settings, micro_batch_rows=2, determinism="bitwise", keep_every=12)
+    here, there = (
+        PretrainJob(name=name, packs=(pack,), weights=None, model=shape, train=train, run_dir=tmp_path / name)
+        for name in ("here", "there")
+    )
+    here.run(LocalContext(device_name="cpu", num_threads=1))
+    fit_with_ray([KilledPair(there)], cpus_per_worker=1, workers_per_job=2, on_progress=no_progress)
+    assert (there.run_dir / "killed").read_text() == "step-00000006"
+    assert bytes_of(there.run_dir) == bytes_of(here.run_dir)
+    (there.run_dir / "result.json").unlink()
+    cut = there.run_dir / "ray" / "old" / "checkpoint_manager_snapshot.json"
+    cut.parent.mkdir(parents=True)
+    cut.write_text('{"checkpoint_')
+    fit_with_ray([there], cpus_per_worker=1, workers_per_job=1, on_progress=no_progress)
+    assert bytes_of(there.run_dir) == bytes_of(here.run_dir)
+    assert not cut.exists()
 
 
 @pytest.mark.ray
