@@ -114,6 +114,7 @@ FACTORS = pa.schema(
         ("row", pa.int32()),
         ("id", pa.string()),
         ("window", pa.int32()),
+        ("cell", pa.int32()),
         ("score", pa.float32()),
         ("factor", pa.float32()),
     ]
