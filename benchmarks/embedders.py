@@ -32,7 +32,9 @@ def main() -> None:
     parser.add_argument("--targets", default="biomedical_research,math_stacks,literature_novels")
     parser.add_argument("--megabytes", type=float, default=8)
     given = parser.parse_args()
-    print(f"{'embedder':<22} {'target':<20} {'windows/s':>10} {'near text':>10} {'bits/byte':>10} {'gain held out':>14}")
+    print(
+        f"{'embedder':<22} {'target':<20} {'windows/s':>10} {'near text':>10} {'bits/byte':>10} {'gain held out':>14}"
+    )
     for kind in given.only.split(","):
         for target in given.targets.split(","):
             show(kind, target, given)

@@ -148,9 +148,7 @@ def _windows(catalog: Catalog, pool: Snapshot) -> dict[str, np.ndarray]:
         lengths = BpeTokenizer(catalog.store.local(pool.artifact("tokenizer"))).byte_lengths
         parts: list[dict[str, np.ndarray]] = []
         for shard in pool.contents.shards:
-            found = windows_of(
-                catalog.store, shard, (), context=pool.contents.summary["context"], byte_lengths=lengths
-            )
+            found = windows_of(catalog.store, shard, (), context=pool.contents.summary["context"], byte_lengths=lengths)
             cells = read_live(catalog.store, shard, (), ["cell"], table="cells")["cell"].to_numpy()
             source = read_live(catalog.store, shard, (), ["source"])["source"].to_numpy(zero_copy_only=False)
             parts.append(

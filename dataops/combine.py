@@ -1,8 +1,8 @@
 """Mixtures over what exists: several targets in one mixture, and packs that are read by another one.
 
-A model for several targets needs no new selection: q = sum of share_i q_i over the mixtures of each target, capped again
-because two targets may want the same cell. `Remix` gives packs of a whole pool other weights, so that one pack serves
-any number of targets; that is what materialising with `resample` saves disk against, not what it is needed for.
+A model for several targets needs no new selection: q = sum of share_i q_i over the mixtures of each target, capped
+again because two targets may want the same cell. `Remix` gives packs of a whole pool other weights, so that one pack
+serves any number of targets; packs of a resampled snapshot are smaller, and serve one.
 """
 
 from __future__ import annotations
@@ -57,9 +57,7 @@ class Combine:
         task = {"step": self, "weights": weights, "shares": shares}
         (receipt,) = work.stage("combine", _combine, [task], unit="cells")
         factors = [[shard.tables["factors"] for shard in each.contents.shards] for each in mixtures]
-        tasks = [
-            {**task, "factors": [each[i] if each else None for each in factors]} for i in range(max([0, *scored]))
-        ]
+        tasks = [{**task, "factors": [each[i] if each else None for each in factors]} for i in range(max([0, *scored]))]
         mixed = work.stage("factors", _mix_factors, tasks, unit="windows")
         shards = tuple(Shard(rows=each["windows"], tables={"factors": file_ref(each["factors"])}) for each in mixed)
         artifacts = {"weights": file_ref(receipt["weights"]), "cell-model": model}
@@ -119,7 +117,9 @@ def _mix_factors(store: Store, task: Task) -> Receipt:
         if table is None:
             mixed += of_cell[cell]
             continue
-        if not np.array_equal(table["window"].to_numpy(), first["window"].to_numpy()) or not table["id"].equals(first["id"]):
+        if not np.array_equal(table["window"].to_numpy(), first["window"].to_numpy()) or not table["id"].equals(
+            first["id"]
+        ):
             raise UsageError("mixtures that tell windows apart must have been weighed on the same pool")
         mixed += of_cell[cell] * table["factor"].to_numpy()
         score += of_cell[cell] * table["score"].to_numpy()

@@ -5,9 +5,9 @@
     fasttext              means of word vectors trained on a sample of the corpus
     sentence-transformer  a pretrained network from a folder; the extra `sbert` brings all-MiniLM-L6-v2
 
-What was fitted is arrays in the artifact `cell-model`. A pretrained network stays where it is: the artifact has its path
-and the digest of its files, which are checked when it is loaded. It is loaded once a process, whatever number of tasks
-that process runs.
+What was fitted is arrays in the artifact `cell-model`. A pretrained network stays where it is: the artifact has its
+path and the digest of its files, which are checked when it is loaded. It is loaded once a process, whatever number of
+tasks that process runs.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ def _fit_word_vectors(sample: pa.LargeStringArray, *, dims: int, folder: Path) -
     weight = word_weights(np.asarray(counts))[kept]
     vectors = np.stack([model.get_word_vector(words[i]) for i in kept.tolist()]) * weight[:, None]
     vectors = vectors.astype(np.float32)
-    # the mean of unit vectors would lose their lengths: the mean of the words, as often as they occur, is the same thing
+    # what texts have in common is the mean of their words, each as often as it occurs
     times = np.asarray(counts, np.float64)[kept]
     common = (vectors * (times / times.sum())[:, None]).sum(axis=0).astype(np.float32)
     return WordVectors(hashes=hashes, vectors=vectors, common=common)

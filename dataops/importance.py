@@ -3,9 +3,9 @@
 Cluster importance sampling (2402.01093, section 3.2) draws windows so that the histogram over cells follows the target
 instead of the pool. The ratio of two histograms is noisy where the target has few windows and repeats cells that are
 small, so the target histogram is smoothed towards the pool's down the tree of cells, as finely as held-out documents
-bear out (kernels.resolution); tempered, mixed with a share of the pool, and capped by epochs (kernels.histogram). Counts
-are tokens. The result is a mixture: one weight per cell, with bootstrap intervals over target documents, the effective
-sample size, and how much of the target lies outside what the pool covers.
+bear out (kernels.resolution); tempered, mixed with a share of the pool, and capped by epochs (kernels.histogram).
+Counts are tokens. The result is a mixture: one weight per cell, with bootstrap intervals over target documents, the
+effective sample size, and how much of the target lies outside what the pool covers.
 
 Baselines are settings: `defence: 1` draws from the pool as it is; `smoothing: none, defence: 0, max_epochs: 1e9` and a
 number of `cells` is the paper's plain importance sampling.
@@ -164,16 +164,16 @@ def weigh(step: Weigh, pool: Placed, target: Placed, tree: Tree) -> Weighed:
 
     counts = np.bincount(target.cell, target.mass, tree.num_cells[-1])
     if not counts[size > 0].any():
-        raise UsageError("no target window lies in a cell where the pool has text: this pool can't be turned towards it")
+        raise UsageError(
+            "no target window lies in a cell where the pool has text: this pool can't be turned towards it"
+        )
     found, chosen = choose_level(
         target.document, target.cell, target.mass, size, levels, sampling=lambda share: sampling(share).sampling
     )
     if step.cells != "chosen":
         chosen = max(0, sum(each <= step.cells for each in tree.num_cells) - 1)
     estimate, alpha = _estimate(step, size, levels, found, chosen, target)
-    return Weighed(
-        weights=sampling(estimate(counts)), levels=found, level=chosen, alpha=alpha, estimate=estimate
-    )
+    return Weighed(weights=sampling(estimate(counts)), levels=found, level=chosen, alpha=alpha, estimate=estimate)
 
 
 def _estimate(
@@ -192,7 +192,7 @@ def _estimate(
     def flat(counts: np.ndarray) -> np.ndarray:
         of_level = smoothed(np.bincount(level, counts, len(share)), share, alpha)
         inside = np.divide(size, (share * size.sum())[level], out=np.zeros_like(size), where=size > 0)
-        return of_level[level] * inside
+        return np.asarray(of_level[level] * inside, np.float64)
 
     return flat, alpha
 

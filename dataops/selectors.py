@@ -210,9 +210,7 @@ def weigh_by_score(step: Selector, work: Work, *inputs: Snapshot) -> Contents:
         side: [each["path"] for each, task in zip(sampled, tasks, strict=True) if task["side"] == side]
         for side in ("pool", "target")
     }
-    parts = {
-        side: (each.contents.shards, each.contents.layers) for side, each in (("pool", pool), ("target", target))
-    }
+    parts = {side: (each.contents.shards, each.contents.layers) for side, each in (("pool", pool), ("target", target))}
     task = {**settings, **parts, "paths": paths}
     (fitted,) = work.stage("fit", _fit, [task], unit="windows")
     scored = work.stage("score", _score, [{**t, **fitted} for t in tasks if t["side"] == "pool"], unit="windows")
@@ -409,13 +407,13 @@ def _by_cell(
     windows: ImportanceWeights, cells: np.ndarray, size: np.ndarray, *, budget: int, max_epochs: float
 ) -> ImportanceWeights:
     """The weights of windows summed over cells."""
-    sampling = np.bincount(cells, windows.sampling, len(size))
+    sampling = np.bincount(cells, windows.sampling, len(size)).astype(np.float64)
     generic = size / size.sum()
     alive = size > 0
     epochs = np.divide(budget * sampling, size, out=np.zeros(len(size)), where=alive)
     return ImportanceWeights(
         generic=generic,
-        target=np.bincount(cells, windows.target, len(size)),
+        target=np.bincount(cells, windows.target, len(size)).astype(np.float64),
         sampling=sampling,
         ratio=np.divide(sampling, generic, out=np.ones(len(size)), where=alive),
         epochs=epochs,

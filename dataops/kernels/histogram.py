@@ -99,10 +99,11 @@ def importance_weights(
 ) -> ImportanceWeights:
     """Sampling weights for a run of `budget` tokens: temper, defend, cap.
 
-    `target_share` [k] are the target's shares p_s, smoothed, `generic_tokens` [k] tokens of the pool; the k are cells, or
-    windows. q starts as (1 - defence) p_s^temperature / Z + defence p_g; cells beyond `max_epochs` are cut to it and the rest is poured into the others
-    in proportion to their q (water-filling). Without a cap and at temperature 1, p_s / q <= 1 / (1 - defence). Tokens
-    drawn from a cell never fall as the budget rises, so samples of growing budgets nest.
+    `target_share` [k] are the target's shares p_s, smoothed, `generic_tokens` [k] tokens of the pool; the k are cells,
+    or windows. q starts as (1 - defence) p_s^temperature / Z + defence p_g; cells beyond `max_epochs` are cut to it and
+    the rest is poured into the others in proportion to their q (water-filling). Without a cap and at temperature 1,
+    p_s / q <= 1 / (1 - defence). Tokens drawn from a cell never fall as the budget rises, so samples of growing budgets
+    nest.
 
     Raises ValueError unless budget, temperature and max_epochs are positive, 0 <= defence <= 1, the pool has tokens and
     the target a share where it has.
@@ -169,7 +170,7 @@ def bootstrap_intervals(
     weights = np.ones((draws, generic.size))
     for row in range(draws):
         times = np.bincount(draw.integers(0, num_documents, num_documents), minlength=num_documents)
-        counts = np.bincount(cell, times[document] * weight, generic.size)
+        counts = np.bincount(cell, times[document] * weight, generic.size).astype(np.float64)
         np.divide(estimate(counts), generic, out=weights[row], where=generic > 0)
     low, high = np.quantile(weights, [(1 - coverage) / 2, (1 + coverage) / 2], axis=0)
     return low, high

@@ -1,9 +1,9 @@
 """How well a score tells target windows from pool windows, and what ratio of densities it stands for.
 
 `auc` is the chance that a target window scores higher than a pool window (ties count half); 1/2 says that the score
-tells them apart no better than a coin. `calibrate` turns any score into importance: a logistic regression of "is target"
-on the score gives ln P(target | x) / P(pool | x) = slope * score + constant, so scores of different makers and scales
-become comparable ratios. Both cost a sort or a few passes.
+tells them apart no better than a coin. `calibrate` turns any score into importance: a logistic regression of "is
+target" on the score gives ln P(target | x) / P(pool | x) = slope * score + constant, so scores of different makers and
+scales become comparable ratios. Both cost a sort or a few passes.
 """
 
 import numpy as np

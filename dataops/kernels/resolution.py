@@ -6,14 +6,15 @@ the pool gives them: the leaf backs off to its parent. Each level has one streng
 target *document* from the others, because windows of a document are alike.
 
 How fine to go is judged on held-out documents by the weights that would be used in the end, cap and all: the mean of
-ln(q_c / p_g(c)) over held-out windows. Unlike the likelihood of a histogram this compares across numbers of cells: it is
-what the target gains over the pool in nats a window. Finer cells raise it while they tell target and pool apart, and
+ln(q_c / p_g(c)) over held-out windows. Unlike the likelihood of a histogram this compares across numbers of cells: it
+is what the target gains over the pool in nats a window. Finer cells raise it while they tell target and pool apart, and
 lower it when noise or the cap takes over.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -39,7 +40,9 @@ class Level:
     rise_error: float
 
 
-def document_alpha(documents: ArrayLike, cells: ArrayLike, mass: ArrayLike, parents: ArrayLike, pool: ArrayLike) -> float:
+def document_alpha(
+    documents: ArrayLike, cells: ArrayLike, mass: ArrayLike, parents: ArrayLike, pool: ArrayLike
+) -> float:
     """The strength of smoothing inside parents that best predicts each target document from the others.
 
     Target windows: `documents` int64[w] (0..), `cells` int64[w], `mass` float64[w]. `parents` int[k] and pool tokens
@@ -56,7 +59,12 @@ def document_alpha(documents: ArrayLike, cells: ArrayLike, mass: ArrayLike, pare
     family, _, of_family = _paired(document, parent[cell], weight, int(parent.max()) + 1)
     family_mass = dict(zip(family.tolist(), of_family.tolist(), strict=True))
     num_parents = int(parent.max()) + 1
-    of_parent = np.array([family_mass[d * num_parents + p] for d, p in zip((own // len(size)).tolist(), parent[at].tolist(), strict=True)])
+    of_parent = np.array(
+        [
+            family_mass[d * num_parents + p]
+            for d, p in zip((own // len(size)).tolist(), parent[at].tolist(), strict=True)
+        ]
+    )
     n = np.bincount(cell, weight, len(size))
     n_parent = np.bincount(parent[cell], weight, num_parents)
     rest, rest_of_parent, share = n[at] - mine, n_parent[parent[at]] - of_parent, given[at]
@@ -66,7 +74,9 @@ def document_alpha(documents: ArrayLike, cells: ArrayLike, mass: ArrayLike, pare
 
     def misfit(log_alpha: float) -> float:
         alpha = math.exp(log_alpha)
-        return -float((mine * (np.log(np.maximum(rest, 0) + alpha * share) - np.log(np.maximum(rest_of_parent, 0) + alpha))).sum())
+        return -float(
+            (mine * (np.log(np.maximum(rest, 0) + alpha * share) - np.log(np.maximum(rest_of_parent, 0) + alpha))).sum()
+        )
 
     grid = np.linspace(low, high, 128)
     scores = np.array([misfit(x) for x in grid])
@@ -119,7 +129,7 @@ def choose_level(
     num_documents = int(document.max()) + 1
     folds = min(FOLDS, num_documents)
     total = np.bincount(document, weight, num_documents)
-    alphas = np.array([_alphas(document, cell, weight, size, levels)])[0]
+    alphas = _alphas(document, cell, weight, size, levels)
     gains = np.zeros((len(levels), num_documents))
     for fold in range(folds):
         inside = document % folds != fold
@@ -137,7 +147,7 @@ def choose_level(
     for depth, level in enumerate(levels):
         rise, rise_error = _mean(gains[depth] - gains[chosen], total)
         gain, error = _mean(gains[depth], total)
-        found.append(Level(int(level.max()) + 1, float(alphas[depth]), gain, error, rise, rise_error))
+        found.append(Level(int(level.max()) + 1, alphas[depth], gain, error, rise, rise_error))
         if rise > rise_error:
             chosen = depth
     return found, chosen
@@ -162,7 +172,7 @@ def _alphas(
     return alphas
 
 
-def _given(size: NDArray[np.float64], parent: NDArray[np.int64]) -> NDArray[np.float64]:
+def _given(size: NDArray[Any], parent: NDArray[np.int64]) -> NDArray[np.float64]:
     """The pool's share of each cell in its parent; 0 in a parent without text."""
     total = np.bincount(parent, size)[parent]
     return np.divide(size, total, out=np.zeros_like(size), where=total > 0)
@@ -170,13 +180,13 @@ def _given(size: NDArray[np.float64], parent: NDArray[np.int64]) -> NDArray[np.f
 
 def _paired(
     document: NDArray[np.int64], cell: NDArray[np.int64], weight: NDArray[np.float64], num_cells: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any]]:
     """Mass of each document in each cell it touches: (key = document * num_cells + cell, cell, mass)."""
     keys, index = np.unique(document * num_cells + cell, return_inverse=True)
     return keys, keys % num_cells, np.bincount(index, weight, len(keys))
 
 
-def _mean(sums: NDArray[np.float64], mass: NDArray[np.float64]) -> tuple[float, float]:
+def _mean(sums: NDArray[Any], mass: NDArray[Any]) -> tuple[float, float]:
     """The ratio of totals over documents and its standard error."""
     mean = float(sums.sum() / mass.sum())
     residual = sums - mean * mass

@@ -5,7 +5,8 @@ balanced k-means (kernels.kmeans). Searching stops at these levels only. The lev
 next finer one, merge neighbouring cells: 1024 leaves at 64 ways have levels of 16, 64, 256 and 1024 cells. A wide split
 at the top loses fewer points to a wrong branch than four narrow ones: see docs/selection.md.
 
-`assign` is plain nearest centroid, a pure function of the point; it costs d * branching multiply-adds a point and split.
+`assign` is plain nearest centroid, a pure function of the point; it costs d * branching multiply-adds a point and
+split.
 """
 
 from dataclasses import dataclass
@@ -192,7 +193,7 @@ def _shares(weight: NDArray[Any], num_points: NDArray[Any], total: int) -> NDArr
 
 
 def _merges(
-    centroids: NDArray[np.float32], weight: NDArray[np.float64], owner: NDArray[Any], *, least: int, seed: int
+    centroids: NDArray[np.float32], weight: NDArray[Any], owner: NDArray[Any], *, least: int, seed: int
 ) -> list[NDArray[np.int64]]:
     """Merged cells inside each owner, from fine to coarse: the number of its merged cell for each cell, int64[cells].
 
@@ -220,7 +221,7 @@ def _merges(
 
 def _stacked(
     centroids: NDArray[np.float32],
-    weight: NDArray[np.float64],
+    weight: NDArray[Any],
     owner: NDArray[Any],
     merges: list[NDArray[np.int64]],
 ) -> list[tuple[NDArray[np.float32], NDArray[np.int32]]]:
@@ -238,7 +239,7 @@ def _stacked(
 
 
 def _joined(
-    centroids: NDArray[np.float32], weight: NDArray[np.float64], group: NDArray[Any], before: NDArray[np.float32]
+    centroids: NDArray[np.float32], weight: NDArray[Any], group: NDArray[Any], before: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Unit mean of the centroids of each group, by weight; `before` where a group has no weight."""
     sums = np.zeros(before.shape, np.float64)

@@ -163,7 +163,9 @@ def test_copies_reach_the_packs(selection: Selection) -> None:
     assert packs.contents.summary["tokens"] >= tokens > 1.2 * once
 
 
-def test_workers_and_shards_change_no_score(selection: Selection, mixtures: dict[str, Snapshot], tmp_path: Path) -> None:
+def test_workers_and_shards_change_no_score(
+    selection: Selection, mixtures: dict[str, Snapshot], tmp_path: Path
+) -> None:
     other = select(tmp_path, workers=1, shard_bytes=1_000_000)
     for step in SELECTORS[:2]:
         again = apply(other.catalog, step, other.pool, other.target, into="again")

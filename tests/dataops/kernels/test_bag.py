@@ -1,6 +1,7 @@
 """Bags count words and pairs; the score of a text is the mean of its features' log ratios."""
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ def test_counts_are_words_and_pairs_and_add_up() -> None:
     counts = bag_counts(TEXTS, 1 << 16)
     words = [text.split() for text in TEXTS.to_pylist()]
     expected = Counter(w for text in words for w in text)
-    expected.update(pair for text in words for pair in zip(text, text[1:], strict=False))
+    expected.update(pair for text in words for pair in pairwise(text))
     assert sorted(counts[counts > 0].tolist()) == sorted(expected.values())
     assert np.array_equal(counts, bag_counts(TEXTS[:2], 1 << 16) + bag_counts(TEXTS[2:], 1 << 16))
 

@@ -119,8 +119,7 @@ def test_without_cap_and_temperature_the_defence_bounds_the_lost_ratio(cells, de
 def test_a_larger_budget_draws_at_least_as_much_from_every_cell(cells, first: float, second: float) -> None:  # type: ignore[no-untyped-def]
     counts, size = columns(cells)
     small, large = (
-        weights_of(counts, size, **(PLAIN | {"budget": share * size.sum()})).epochs
-        for share in sorted((first, second))
+        weights_of(counts, size, **(PLAIN | {"budget": share * size.sum()})).epochs for share in sorted((first, second))
     )
     assert (small <= large * (1 + 1e-9)).all()
 

@@ -1,4 +1,4 @@
-"""Smoothing down a tree predicts left-out documents, backs off where counts are small, and stops where nothing rises."""
+"""Smoothing down a tree predicts left-out documents, backs off at small counts, stops where nothing rises."""
 
 import numpy as np
 import pytest
