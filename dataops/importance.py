@@ -162,7 +162,7 @@ def weigh(step: Weigh, pool: Placed, target: Placed, tree: Tree) -> Weighed:
             max_epochs=step.max_epochs,
         )
 
-    counts = np.bincount(target.cell, target.mass, tree.num_cells[-1])
+    counts = np.bincount(target.cell, target.mass, tree.num_cells[-1]).astype(np.float64)
     if not counts[size > 0].any():
         raise UsageError(
             "no target window lies in a cell where the pool has text: this pool can't be turned towards it"
