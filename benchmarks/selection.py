@@ -43,12 +43,12 @@ def defaults() -> dict[str, Step]:
     """The default with one setting changed."""
     return {
         "default": Weigh(**T),
-        **{f"cells {k}": Weigh(**T, cells=k) for k in (16, 64, 256, 1024)},
+        **{f"cells {k}": Weigh(**T, cells=k) for k in (16, 256)},
         "smoothing flat": Weigh(**T, smoothing="flat"),
         "smoothing none": Weigh(**T, smoothing="none"),
-        **{f"defence {e:g}": Weigh(**T, defence=e) for e in (0.0, 0.05, 0.2, 0.5)},
-        **{f"max_epochs {n:g}": Weigh(**T, max_epochs=n) for n in (1.0, 2.0, 8.0, 16.0)},
-        **{f"temperature {t:g}": Weigh(**T, temperature=t) for t in (0.5, 0.75, 1.5)},
+        **{f"defence {e:g}": Weigh(**T, defence=e) for e in (0.0, 0.3)},
+        **{f"max_epochs {n:g}": Weigh(**T, max_epochs=n) for n in (1.0, 2.0, 16.0)},
+        **{f"temperature {t:g}": Weigh(**T, temperature=t) for t in (0.7, 1.4)},
     }
 
 

@@ -33,6 +33,7 @@ from dataops.kernels.histogram import (
     bootstrap_intervals,
     dirichlet_alpha,
     importance_weights,
+    share_above_cap,
     smoothed,
     token_histogram,
 )
@@ -167,8 +168,15 @@ def weigh(step: Weigh, pool: Placed, target: Placed, tree: Tree) -> Weighed:
         raise UsageError(
             "no target window lies in a cell where the pool has text: this pool can't be turned towards it"
         )
+    settings = {"temperature": step.temperature, "defence": step.defence, "max_epochs": step.max_epochs}
     found, chosen = choose_level(
-        target.document, target.cell, target.mass, size, levels, sampling=lambda share: sampling(share).sampling
+        target.document,
+        target.cell,
+        target.mass,
+        size,
+        levels,
+        sampling=lambda share: sampling(share).sampling,
+        moved=lambda share: share_above_cap(share, size, budget=step.tokens, **settings),
     )
     if step.cells != "chosen":
         chosen = max(0, sum(each <= step.cells for each in tree.num_cells) - 1)
@@ -229,7 +237,7 @@ def _weigh(store: Store, task: Task) -> Receipt:
         "alpha": made.alpha,
         "resolution": made.levels[made.level].cells,
         "levels": [
-            {"cells": each.cells, "alpha": each.alpha, "gain": each.gain, "error": each.error, "rise": each.rise}
+            {name: getattr(each, name) for name in ("cells", "alpha", "gain", "error", "rise", "moved")}
             for each in made.levels
         ],
         "coverage": coverage(pool, target),

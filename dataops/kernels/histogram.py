@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+_NO_CAP = 1e12  # epochs
 ALPHA_RANGE = 1e-3, 1e6  # times the number of target windows (at least 1): beyond lies no smoothing, or nothing else
 
 
@@ -100,10 +101,9 @@ def importance_weights(
     """Sampling weights for a run of `budget` tokens: temper, defend, cap.
 
     `target_share` [k] are the target's shares p_s, smoothed, `generic_tokens` [k] tokens of the pool; the k are cells,
-    or windows. q starts as (1 - defence) p_s^temperature / Z + defence p_g; cells beyond `max_epochs` are cut to it and
-    the rest is poured into the others in proportion to their q (water-filling). Without a cap and at temperature 1,
-    p_s / q <= 1 / (1 - defence). Tokens drawn from a cell never fall as the budget rises, so samples of growing budgets
-    nest.
+    or windows. q = (1 - defence) p_s^temperature / Z + defence p_g; where that passes `max_epochs` the first term is cut
+    and poured into the others in proportion to theirs (water-filling). Without a cap and at temperature 1, p_s / q <=
+    1 / (1 - defence). Tokens drawn from a cell never fall as the budget rises, so samples of growing budgets nest.
 
     Raises ValueError unless budget, temperature and max_epochs are positive, 0 <= defence <= 1, the pool has tokens and
     the target a share where it has.
@@ -123,10 +123,10 @@ def importance_weights(
     target = target / target.sum()
     # Powers of shares relative to the largest: no underflow at any temperature.
     tempered = np.where(target > 0, target / target.max(), 0.0) ** temperature
-    wanted = (1 - defence) * tempered / tempered.sum() + defence * generic
-    ceiling = max_epochs * size / budget
     over_cap = bool(max_epochs * pool < budget)
-    sampling = generic if over_cap else _water_filled(wanted, ceiling)
+    # The defended share stands aside: poured together, a few full cells would leave little but it for all the others.
+    spared = np.maximum(size * (max_epochs / budget) - defence * generic, 0.0)
+    sampling = generic if over_cap else defence * generic + _water_filled(tempered, spared, 1 - defence)
     alive = size > 0
     epochs = np.divide(budget * sampling, size, out=np.zeros_like(size), where=alive)
     return ImportanceWeights(
@@ -140,6 +140,25 @@ def importance_weights(
         effective_tokens=float(1 / (sampling[alive] ** 2 / size[alive]).sum()),
         over_cap=over_cap,
     )
+
+
+def share_above_cap(
+    target_share: ArrayLike,
+    generic_tokens: ArrayLike,
+    *,
+    budget: float,
+    temperature: float,
+    defence: float,
+    max_epochs: float,
+) -> float:
+    """The share of a stream of `budget` tokens that the cap takes from cells, were each weight drawn as wanted.
+
+    Arguments are those of `importance_weights`.
+    """
+    free = importance_weights(
+        target_share, generic_tokens, budget=budget, temperature=temperature, defence=defence, max_epochs=_NO_CAP
+    )
+    return float(np.maximum(free.sampling - max_epochs * np.asarray(generic_tokens, np.float64) / budget, 0).sum())
 
 
 def bootstrap_intervals(
@@ -202,18 +221,20 @@ def golden_section(function: Callable[[float], float], low: float, high: float) 
     return high
 
 
-def _water_filled(wanted: NDArray[np.float64], ceiling: NDArray[np.float64]) -> NDArray[np.float64]:
-    """min(ceiling, s * wanted) with the s that makes it sum to 1; `ceiling` sums to at least 1.
+def _water_filled(wanted: NDArray[np.float64], ceiling: NDArray[np.float64], total: float) -> NDArray[np.float64]:
+    """min(ceiling, s * wanted) with the s that makes it sum to `total`; `ceiling` sums to at least that.
 
-    If the cells wanted are full before that (no defence, temperature so high that shares vanish), the rest goes to the
-    others in proportion to their ceilings.
+    If the cells wanted are full before that (no smoothing, temperature so high that shares vanish), the rest goes to
+    the others in proportion to their ceilings.
     """
+    if total <= 0:
+        return np.zeros_like(wanted)
     breaks = np.divide(ceiling, wanted, out=np.full_like(wanted, np.inf), where=wanted > 0)
     order = np.argsort(breaks, kind="stable")
     # With s between the breaks of cells j-1 and j, cells before j are full and the others hold s * wanted.
     full = np.cumsum(np.append(0.0, ceiling[order]))[:-1]
     open_ = np.cumsum(wanted[order][::-1])[::-1]
-    scale = np.divide(1 - full, open_, out=np.full_like(open_, np.inf), where=open_ > 0)
+    scale = np.divide(total - full, open_, out=np.full_like(open_, np.inf), where=open_ > 0)
     fits = np.flatnonzero(scale <= breaks[order])
     if fits.size and np.isfinite(scale[fits[0]]):
         filled = np.minimum(ceiling, scale[fits[0]] * wanted)
@@ -221,5 +242,5 @@ def _water_filled(wanted: NDArray[np.float64], ceiling: NDArray[np.float64]) -> 
         filled = np.where(wanted > 0, ceiling, 0.0)
         spare = np.where(wanted > 0, 0.0, ceiling)
         if spare.sum() > 0:
-            filled = filled + spare * min(1.0, (1 - filled.sum()) / spare.sum())
-    return filled / filled.sum()
+            filled = filled + spare * min(1.0, (total - filled.sum()) / spare.sum())
+    return filled * (total / filled.sum())

@@ -7,8 +7,9 @@ target *document* from the others, because windows of a document are alike.
 
 How fine to go is judged on held-out documents by the weights that would be used in the end, cap and all: the mean of
 ln(q_c / p_g(c)) over held-out windows. Unlike the likelihood of a histogram this compares across numbers of cells: it
-is what the target gains over the pool in nats a window. Finer cells raise it while they tell target and pool apart, and
-lower it when noise or the cap takes over.
+is what the target gains over the pool in nats a window. Finer cells raise it while they tell target and pool apart.
+It does not know what repetition costs, so a level is out of the question where the cap would have to move more than a
+small share of the stream: there the cells are too small for the budget.
 """
 
 import math
@@ -22,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from dataops.kernels.histogram import ALPHA_RANGE, golden_section
 
 FOLDS = 5
+MOVED = 0.05  # largest share of the stream that the cap may move at the level chosen
 Shares = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
@@ -29,7 +31,8 @@ Shares = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 class Level:
     """One number of cells: what held-out target windows gain over the pool there, in nats, with its standard error.
 
-    `rise` and its error compare with the level chosen before; `alpha` is the strength of smoothing at this level.
+    `rise` and its error compare with the level chosen before; `alpha` is the strength of smoothing at this level;
+    `moved` is the share of the stream that lies above the cap of epochs there.
     """
 
     cells: int
@@ -38,6 +41,7 @@ class Level:
     error: float
     rise: float
     rise_error: float
+    moved: float
 
 
 def document_alpha(
@@ -116,12 +120,13 @@ def choose_level(
     levels: Sequence[NDArray[np.int32]],
     *,
     sampling: Shares,
+    moved: Callable[[NDArray[np.float64]], float],
 ) -> tuple[list[Level], int]:
     """All levels from coarse to fine, and the number of the one to use.
 
     A finer level is chosen where it raises the held-out gain over the level chosen so far by more than the standard
-    error of the difference, over documents. `sampling` turns target shares float64[k] into the weights that would be
-    used. Folds are by document number: renumber documents by a keyed hash first.
+    error of the difference, over documents, and the cap moves at most `MOVED` of the stream. `sampling` turns target
+    shares float64[k] into the weights that would be used, `moved` into the share above the cap. Folds are by document number: renumber documents by a keyed hash first.
     """
     document, cell = np.asarray(documents, np.int64), np.asarray(cells, np.int64)
     weight, size = np.asarray(mass, np.float64), np.asarray(pool, np.float64)
@@ -142,13 +147,15 @@ def choose_level(
             ratio = np.log(np.maximum(np.divide(q, generic, out=np.ones_like(q), where=generic > 0), 1e-9))
             held = ~inside
             gains[depth] += np.bincount(document[held], weight[held] * ratio[cell[held]], num_documents)
+    counts = np.bincount(cell, weight, len(size))
     found: list[Level] = []
     chosen = 0
     for depth, level in enumerate(levels):
         rise, rise_error = _mean(gains[depth] - gains[chosen], total)
         gain, error = _mean(gains[depth], total)
-        found.append(Level(int(level.max()) + 1, alphas[depth], gain, error, rise, rise_error))
-        if rise > rise_error:
+        above = moved(backed_off(counts, size, levels[: depth + 1], alphas[: depth + 1]))
+        found.append(Level(int(level.max()) + 1, alphas[depth], gain, error, rise, rise_error, above))
+        if rise > rise_error and above <= MOVED:
             chosen = depth
     return found, chosen
 

@@ -140,15 +140,25 @@ def test_water_filling_equals_pouring_round_by_round() -> None:
         counts, size = draw.integers(0, 100, 30), draw.integers(1, 1000, 30)
         weights = weights_of(counts, size, **(PLAIN | {"budget": 2.0 * size.sum()}))
         free = weights_of(counts, size, **(PLAIN | {"budget": 2.0 * size.sum(), "max_epochs": 1e12}))
-        ceiling = 4 * size / (2 * size.sum())
-        q = free.sampling
+        defended = 0.05 * size / size.sum()
+        ceiling = 4 * size / (2 * size.sum()) - defended
+        wanted = free.sampling - defended
+        q = wanted
         for _ in range(5000):
             over = q > ceiling
             spilled = (q - ceiling)[over].sum()
             q = np.minimum(q, ceiling)
             room = q < ceiling
-            q = np.where(room, q + spilled * free.sampling * room / (free.sampling * room).sum(), q)
-        assert np.allclose(q, weights.sampling, atol=1e-9)
+            q = np.where(room, q + spilled * wanted * room / (wanted * room).sum(), q)
+        assert np.allclose(q + defended, weights.sampling, atol=1e-9)
+
+
+def test_a_few_full_cells_leave_the_rest_to_the_target_and_not_to_the_defence() -> None:
+    size = np.full(1000, 10.0)
+    share = np.concatenate([np.full(10, 0.0999), np.full(90, 1e-3 / 90), np.zeros(900)])
+    weights = importance_weights(share, size, budget=4000.0, temperature=1.0, defence=0.1, max_epochs=4.0)
+    assert weights.sampling[10:100].sum() > 0.8 - 0.01
+    assert weights.sampling[100:].sum() == pytest.approx(0.09)
 
 
 def test_temperature_flattens_or_sharpens() -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dataops.kernels.histogram import importance_weights
+from dataops.kernels.histogram import importance_weights, share_above_cap
 from dataops.kernels.resolution import backed_off, choose_level, document_alpha
 
 PARENTS = np.repeat(np.arange(4), 4)  # 16 leaves in 4 cells
@@ -67,6 +67,8 @@ def levels_for(share: np.ndarray, *, budget: float, max_epochs: float = 4.0, doc
         np.repeat(np.arange(documents), 3), cells, np.ones(documents * 3), pool, LEVELS,
         sampling=lambda p: importance_weights(
             p, pool, budget=budget, temperature=1.0, defence=0.1, max_epochs=max_epochs).sampling,
+        moved=lambda p: share_above_cap(
+            p, pool, budget=budget, temperature=1.0, defence=0.1, max_epochs=max_epochs),
     )  # fmt: skip
 
 
@@ -87,6 +89,15 @@ def test_the_cap_takes_the_gain_of_fine_cells_away() -> None:
     free, _ = levels_for(uneven, budget=4_000.0)
     capped, _ = levels_for(uneven, budget=48_000.0)
     assert capped[1].gain < 0.4 * free[1].gain
+
+
+def test_a_level_whose_cells_are_too_small_for_the_budget_is_not_chosen_however_much_it_gains() -> None:
+    uneven = np.tile([0.7, 0.1, 0.1, 0.1], 4) / 4
+    found, chosen = levels_for(uneven, budget=30_000.0)
+    assert found[1].rise > 0.1
+    q = 0.9 * uneven + 0.1 / 16
+    assert found[1].moved == pytest.approx(4 * (q[0] - 4 * 1000 / 30_000), abs=0.03)
+    assert chosen == 0
 
 
 def test_the_gain_is_what_held_out_windows_have_over_the_pool() -> None:
