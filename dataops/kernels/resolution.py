@@ -126,7 +126,8 @@ def choose_level(
 
     A finer level is chosen where it raises the held-out gain over the level chosen so far by more than the standard
     error of the difference, over documents, and the cap moves at most `MOVED` of the stream. `sampling` turns target
-    shares float64[k] into the weights that would be used, `moved` into the share above the cap. Folds are by document number: renumber documents by a keyed hash first.
+    shares float64[k] into the weights that would be used, `moved` into the share above the cap. Folds are by document
+    number: number documents in the order of their hashes first.
     """
     document, cell = np.asarray(documents, np.int64), np.asarray(cells, np.int64)
     weight, size = np.asarray(mass, np.float64), np.asarray(pool, np.float64)
