@@ -101,9 +101,10 @@ def importance_weights(
     """Sampling weights for a run of `budget` tokens: temper, defend, cap.
 
     `target_share` [k] are the target's shares p_s, smoothed, `generic_tokens` [k] tokens of the pool; the k are cells
-    or windows. q = (1 - defence) p_s^temperature / Z + defence p_g; where that passes `max_epochs` the first term
-    is cut and poured into the others in proportion to theirs (water-filling). Without a cap and at temperature 1,
-    p_s / q <= 1 / (1 - defence). Tokens drawn from a cell never fall as the budget rises, so samples of growing budgets nest.
+    or windows. q = (1 - defence) p_s^temperature / Z + defence p_g; where that passes `max_epochs` the first term is
+    cut and poured into the others in proportion to theirs (water-filling). Without a cap and at temperature 1,
+    p_s / q <= 1 / (1 - defence). Tokens drawn from a cell never fall as the budget rises, so samples of growing
+    budgets nest.
 
     Raises ValueError unless budget, temperature and max_epochs are positive, 0 <= defence <= 1, the pool has tokens and
     the target a share where it has.
