@@ -12,6 +12,7 @@ cells, whose numbers stay. `AssignCells` assigns another snapshot by the same ce
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,7 +144,7 @@ def load_cells(store: Store, ref: FileRef) -> Cells:
     """Read the artifact `cell-model` of a snapshot."""
     with safe_open(store.local(ref), framework="numpy") as file:
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        labels = file.metadata()
+        labels = json.loads(file.metadata()["cells"])
     levels = range(sum(name.startswith("centroids.") for name in arrays))
     tree = Tree(
         centroids=tuple(arrays[f"centroids.{level}"] for level in levels),
@@ -159,7 +160,9 @@ def write_cells(store: Store, cells: Cells) -> FileRef:
     for level, (centroids, parents) in enumerate(zip(cells.tree.centroids, cells.tree.parents, strict=True)):
         arrays |= {f"centroids.{level}": centroids, f"parents.{level}": parents}
     with store.writing(suffix="safetensors") as (path, refs):
-        save_file(arrays, path, metadata={"context": str(cells.context), **cells.embedder.labels})
+        labels = {"context": str(cells.context), **cells.embedder.labels}
+        # one entry: safetensors writes several in an order that changes from run to run
+        save_file(arrays, path, metadata={"cells": json.dumps(labels, sort_keys=True)})
     return refs[0]
 
 
