@@ -27,6 +27,8 @@ SCANS = {
     "tokens": schema.TOKENS,
     "domain": schema.DOMAIN,
     "cells": schema.CELLS,
+    "cards": schema.CARDS,
+    "factors": schema.FACTORS,
     "draws": schema.DRAWS,
     "statistics": schema.STATISTICS,
     "edges": schema.EDGES,

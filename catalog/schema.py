@@ -93,7 +93,42 @@ MATCHES = pa.schema(
     ]
 )
 
-DRAWS = pa.schema([("row", pa.int32()), ("id", pa.string()), ("window", pa.int32()), ("cell", pa.int32())])
+# What a cell holds. `path` lists the coarser cells around it, from the coarsest one on.
+CARDS = pa.schema(
+    [
+        ("cell", pa.int32()),
+        ("path", pa.large_list(pa.int32())),
+        ("windows", pa.int64()),
+        ("documents", pa.int64()),
+        ("tokens", pa.int64()),
+        ("similarity", pa.float64()),
+        ("sources", pa.large_list(pa.string())),
+        ("words", pa.large_list(pa.string())),
+        ("nearest", pa.large_list(pa.string())),
+    ]
+)
+
+# How a window compares with the others of its cell: it is drawn `factor` times as often as their mean.
+FACTORS = pa.schema(
+    [
+        ("row", pa.int32()),
+        ("id", pa.string()),
+        ("window", pa.int32()),
+        ("cell", pa.int32()),
+        ("score", pa.float32()),
+        ("factor", pa.float32()),
+    ]
+)
+
+DRAWS = pa.schema(
+    [
+        ("row", pa.int32()),
+        ("id", pa.string()),
+        ("window", pa.int32()),
+        ("cell", pa.int32()),
+        ("copies", pa.int32()),
+    ]
+)
 
 QUARANTINE = pa.schema(
     [("path", pa.string()), ("position", pa.string()), ("reason", pa.string()), ("excerpt", pa.string())]

@@ -65,7 +65,9 @@ VIEWS = (
     FROM snapshot_rows s JOIN column_rows c ON c.snapshot = s.number AND c.tbl = 'cells'
     JOIN window_rows t ON t.list = c.list""",
     _table("cells", 'q.cell, q.id, q."window", q.start, q.n_tokens, q.similarity'),
-    _table("draws", 'q.id, q."window", q.cell'),
+    _table("cards", "q.* EXCLUDE (file)"),
+    _table("factors", 'q.id, q."window", q.cell, q.score, q.factor'),
+    _table("draws", 'q.id, q."window", q.cell, q.copies'),
     _table("statistics", "q.* EXCLUDE (file, row)"),
     _table("edges", "q.left_id, q.right_id, q.similarity"),
     """CREATE VIEW matches AS

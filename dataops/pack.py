@@ -36,7 +36,7 @@ class Pack:
     """Rows of `context` tokens from a snapshot with cells; only the drawn windows of a resampled one."""
 
     verb: ClassVar[str] = "pack"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
 
     context: int = 256
     seed: int = 1
@@ -72,7 +72,7 @@ class Pack:
             "tokens": int(tokens.sum()),
             "rows_per_cell": np.sum([r["rows_per_cell"] for r in receipts], axis=0).tolist(),
         }
-        artifacts = {"tokenizer": tokenizer}
+        artifacts = {"tokenizer": tokenizer, "cell-model": snapshot.artifact("cell-model")}
         if "weights" in snapshot.contents.artifacts:
             artifacts["weights"] = snapshot.contents.artifacts["weights"]
         return Contents(kind="packs", shards=shards, artifacts=artifacts, summary=summary)
@@ -84,17 +84,20 @@ def partition_of_cells(tokens: np.ndarray) -> np.ndarray:
 
 
 def _windows(store: Store, task: Task) -> pa.Table:
-    """row, window, start, n_tokens and cell of the windows to pack, in document order."""
+    """row, window, start, n_tokens, cell and copy of the windows to pack, in document order; a window once a copy."""
     columns = ["row", "window", "start", "n_tokens", "cell"]
     windows = read_live(store, task["shard"], task["layers"], columns, table="cells")
     if not task["resampled"]:
-        return windows
-    drawn = read_live(store, task["shard"], task["layers"], ["row", "window"], table="draws")
+        return windows.append_column("copy", pa.array(np.zeros(windows.num_rows, np.int64)))
+    drawn = read_live(store, task["shard"], task["layers"], ["row", "window", "copies"], table="draws")
 
     def keys(table: pa.Table) -> np.ndarray:
         return (table["row"].to_numpy().astype(np.int64) << 32) | table["window"].to_numpy()
 
-    return windows.filter(pa.array(np.isin(keys(windows), keys(drawn))))
+    copies = drawn["copies"].to_numpy()
+    windows = windows.filter(pa.array(np.isin(keys(windows), keys(drawn))))
+    copy = np.arange(copies.sum()) - np.repeat(np.cumsum(copies) - copies, copies)
+    return windows.take(pa.array(np.repeat(np.arange(len(copies)), copies))).append_column("copy", pa.array(copy))
 
 
 def _measure(store: Store, task: Task) -> Receipt:
@@ -129,7 +132,9 @@ def _exchange(store: Store, task: Task) -> Receipt:
         {
             "cell": windows["cell"],
             "order": mix64(
-                window_keys(live["h64"].to_numpy()[document], windows["window"].to_numpy()) + np.uint64(step.seed)
+                mix64(windows["copy"].to_numpy().astype(np.uint64)) * (windows["copy"].to_numpy() > 0)
+                + window_keys(live["h64"].to_numpy()[document], windows["window"].to_numpy())
+                + np.uint64(step.seed)
             ),
             "document": live["id"].take(pa.array(document)),
             "tokens": pa.LargeListArray.from_arrays(

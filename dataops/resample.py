@@ -3,7 +3,9 @@
 A window of cell c is drawn when its keyed uniform number is below T q_c / |c|, the share of the cell that a stream of T
 tokens asks for. The number depends on (seed, document id, window) alone and the threshold grows with T, so a larger
 budget contains every smaller one. A cell that is asked for more than once over is taken whole; how often it is repeated
-is the mixture's business when training. Documents without a drawn window leave by the rule `resample`.
+is the mixture's business when training. Where the mixture tells windows of a cell apart (`factors`), the threshold of
+each is its factor times that of the cell, and its whole part is drawn for certain: `copies` counts them. Documents
+without a drawn window leave by the rule `resample`.
 """
 
 from __future__ import annotations
@@ -20,8 +22,7 @@ from catalog.run import Receipt, Task, Work, as_json
 from catalog.snapshot import Contents, Snapshot
 from catalog.store import Store
 from catalog.tables import read_live, read_table, write_table
-from dataops.cells import window_keys
-from dataops.kernels.hashing import uniform
+from dataops.kernels.sampling import nested_copies
 from dataops.step import counts, decide, drops, extend, layer_name, shard_tasks
 
 
@@ -30,7 +31,7 @@ class Resample:
     """Draw the windows that a stream of `tokens` tokens under the mixture (second input) needs from the first."""
 
     verb: ClassVar[str] = "resample"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
 
     tokens: int
     seed: int = 1
@@ -48,6 +49,10 @@ class Resample:
             raise UsageError(f"{pool.ref} and {mixture.ref} speak of different cells: weigh the same fit")
         layer = layer_name(pool, "resample")
         tasks = shard_tasks(pool, step=self, weights=weights, layer=layer)
+        factors = mixture.contents.shards
+        if factors and len(factors) != len(tasks):
+            raise UsageError(f"{mixture.ref} tells windows apart by score: resample the pool that was weighed for it")
+        tasks = [{**task, "factors": factors[i].tables["factors"] if factors else None} for i, task in enumerate(tasks)]
         receipts = work.stage("draw", _draw, tasks)
         drawn = sum(receipt["drawn"] for receipt in receipts)
         summary = {
@@ -67,14 +72,31 @@ def _draw(store: Store, task: Task) -> Receipt:
     )
     weights = read_table(store, task["weights"])
     size = np.maximum(weights["pool_tokens"].to_numpy(), 1)
-    rate = step.tokens * weights["weight"].to_numpy() / size
+    epochs = np.minimum(1.0, step.tokens * weights["weight"].to_numpy() / size)[windows["cell"].to_numpy()]
+    if task["factors"]:
+        epochs = epochs * _factors(store, task, windows)
     rows = windows["row"].to_numpy()
     h64 = live["h64"].to_numpy()[np.searchsorted(live["row"].to_numpy(), rows)]
-    number = uniform(step.seed, window_keys(h64, windows["window"].to_numpy()))
-    drawn = number < rate[windows["cell"].to_numpy()]
-    draws = windows.filter(pa.array(drawn)).select(schema.DRAWS.names).cast(schema.DRAWS)
+    copies = nested_copies(step.seed, h64, windows["window"].to_numpy(), epochs)
+    drawn = copies > 0
+    draws = windows.append_column("copies", pa.array(copies)).filter(pa.array(drawn))
+    draws = draws.select(schema.DRAWS.names).cast(schema.DRAWS)
     gone = np.flatnonzero(~np.isin(live["row"].to_numpy(), rows[drawn]))
     dropped = drops(live["row"].to_numpy()[gone], "resample", f"no window drawn for {step.tokens} tokens")
     receipt = decide(store, live.select(["row", "id"]), dropped, layer=task["layer"])
     receipt["tables"]["draws"] = as_json(write_table(store, draws))
-    return {**receipt, "drawn": int(drawn.sum()), "tokens": int(windows["n_tokens"].to_numpy()[drawn].sum())}
+    return {**receipt, "drawn": int(drawn.sum()), "tokens": int((windows["n_tokens"].to_numpy() * copies).sum())}
+
+
+def _factors(store: Store, task: Task, windows: pa.Table) -> np.ndarray:
+    """The factor of each window, float64[n]. Raises UsageError where the mixture does not know it."""
+    known = read_table(store, task["factors"], ["row", "window", "factor"])
+
+    def keys(table: pa.Table) -> np.ndarray:
+        return (table["row"].to_numpy().astype(np.int64) << 32) | table["window"].to_numpy()
+
+    have, wanted = keys(known), keys(windows)
+    at = np.minimum(np.searchsorted(have, wanted), max(len(have) - 1, 0))
+    if len(wanted) and (not len(have) or (have[at] != wanted).any()):
+        raise UsageError("the mixture was weighed on other windows: resample the pool that was weighed for it")
+    return known["factor"].to_numpy()[at].astype(np.float64) if len(wanted) else np.empty(0)

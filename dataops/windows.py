@@ -26,6 +26,7 @@ class Windows:
     window: np.ndarray  # int32, number within the document
     start: np.ndarray  # int32, first token within the document
     n_tokens: np.ndarray  # int32
+    tokens: np.ndarray  # uint16, of all windows one after another
     text: pa.LargeStringArray
 
     def __len__(self) -> int:
@@ -57,6 +58,7 @@ def windows_of(
         window=window.astype(np.int32),
         start=start.astype(np.int32),
         n_tokens=size.astype(np.int32),
+        tokens=values,
         text=_byte_ranges(documents["text"], document, begin, end),
     )
 

@@ -7,11 +7,13 @@ often, the rest poured into the other cells. All float64, one pass over cells ex
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+_NO_CAP = 1e12  # epochs
 ALPHA_RANGE = 1e-3, 1e6  # times the number of target windows (at least 1): beyond lies no smoothing, or nothing else
 
 
@@ -75,7 +77,7 @@ def dirichlet_alpha(target_counts: ArrayLike, generic_share: ArrayLike) -> float
     grid = np.linspace(low, high, 128)
     scores = np.array([misfit(x) for x in grid])
     best = len(grid) - 1 - int(scores[::-1].argmin())
-    return math.exp(_golden_section(misfit, grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]))
+    return math.exp(golden_section(misfit, grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]))
 
 
 def smoothed(target_counts: ArrayLike, generic_share: ArrayLike, alpha: float) -> NDArray[np.float64]:
@@ -88,41 +90,44 @@ def smoothed(target_counts: ArrayLike, generic_share: ArrayLike, alpha: float) -
 
 
 def importance_weights(
-    target_counts: ArrayLike,
+    target_share: ArrayLike,
     generic_tokens: ArrayLike,
     *,
     budget: float,
-    alpha: float,
     temperature: float,
     defence: float,
     max_epochs: float,
 ) -> ImportanceWeights:
-    """Sampling weights for a run of `budget` tokens: smooth, temper, defend, cap.
+    """Sampling weights for a run of `budget` tokens: temper, defend, cap.
 
-    `target_counts` [k] are windows of the target, `generic_tokens` [k] tokens of the pool. q starts as (1 - defence)
-    p_s^temperature / Z + defence p_g; cells beyond `max_epochs` are cut to it and the rest is poured into the others
-    in proportion to their q (water-filling). Without a cap and at temperature 1, p_s / q <= 1 / (1 - defence). Tokens
-    drawn from a cell never fall as the budget rises, so samples of growing budgets nest.
+    `target_share` [k] are the target's shares p_s, smoothed, `generic_tokens` [k] tokens of the pool; the k are cells
+    or windows. q = (1 - defence) p_s^temperature / Z + defence p_g; where that passes `max_epochs` the first term is
+    cut and poured into the others in proportion to theirs (water-filling). Without a cap and at temperature 1,
+    p_s / q <= 1 / (1 - defence). Tokens drawn from a cell never fall as the budget rises, so samples of growing
+    budgets nest.
 
-    Raises ValueError unless budget, alpha, temperature and max_epochs are positive, 0 <= defence <= 1 and the pool
-    has tokens.
+    Raises ValueError unless budget, temperature and max_epochs are positive, 0 <= defence <= 1, the pool has tokens and
+    the target a share where it has.
     """
     size = np.asarray(generic_tokens, np.float64)
     pool = size.sum()
-    settings = {"budget": budget, "alpha": alpha, "temperature": temperature, "max_epochs": max_epochs}
+    settings = {"budget": budget, "temperature": temperature, "max_epochs": max_epochs}
     for name, value in {**settings, "tokens in the pool": pool}.items():
         if not value > 0:
             raise ValueError(f"{name} is {value}: expected a positive number")
     if not 0 <= defence <= 1:
         raise ValueError(f"defence is {defence}: expected a share between 0 and 1")
     generic = size / pool
-    target = smoothed(target_counts, generic, alpha)
+    target = np.where(size > 0, np.asarray(target_share, np.float64), 0.0)
+    if not target.sum() > 0:
+        raise ValueError("the target has no share in any cell where the pool has tokens: nothing can be drawn")
+    target = target / target.sum()
     # Powers of shares relative to the largest: no underflow at any temperature.
     tempered = np.where(target > 0, target / target.max(), 0.0) ** temperature
-    wanted = (1 - defence) * tempered / tempered.sum() + defence * generic
-    ceiling = max_epochs * size / budget
     over_cap = bool(max_epochs * pool < budget)
-    sampling = generic if over_cap else _water_filled(wanted, ceiling)
+    # The defended share stands aside: poured together, a few full cells would leave little but it for all the others.
+    spared = np.maximum(size * (max_epochs / budget) - defence * generic, 0.0)
+    sampling = generic if over_cap else defence * generic + _water_filled(tempered, spared, 1 - defence)
     alive = size > 0
     epochs = np.divide(budget * sampling, size, out=np.zeros_like(size), where=alive)
     return ImportanceWeights(
@@ -138,24 +143,45 @@ def importance_weights(
     )
 
 
+def share_above_cap(
+    target_share: ArrayLike,
+    generic_tokens: ArrayLike,
+    *,
+    budget: float,
+    temperature: float,
+    defence: float,
+    max_epochs: float,
+) -> float:
+    """The share of a stream of `budget` tokens that the cap takes from cells, were each weight drawn as wanted.
+
+    Arguments are those of `importance_weights`.
+    """
+    free = importance_weights(
+        target_share, generic_tokens, budget=budget, temperature=temperature, defence=defence, max_epochs=_NO_CAP
+    )
+    return float(np.maximum(free.sampling - max_epochs * np.asarray(generic_tokens, np.float64) / budget, 0).sum())
+
+
 def bootstrap_intervals(
     documents: ArrayLike,
     cells: ArrayLike,
+    mass: ArrayLike,
     generic_share: ArrayLike,
     *,
-    alpha: float,
+    estimate: Callable[[NDArray[np.float64]], NDArray[np.float64]],
     draws: int,
     seed: int,
     coverage: float,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """An interval for each weight p_s(c) / p_g(c): (low, high) float64[k], by resampling the target's *documents*.
 
-    Each target window has its document's number `documents` int64[w] and its cell `cells` int64[w]; windows of one
-    document come and go together, because they are alike. `coverage` (0.95, say) is the share of draws inside. Cells
-    without generic text have weight 1. Cost: `draws` passes over the target's windows.
+    Each target window has its document's number `documents` int64[w], its cell `cells` int64[w] and counts `mass`
+    float64[w]; windows of one document come and go together, because they are alike. `estimate` makes smoothed shares
+    of counts by cell. `coverage` (0.95, say) is the share of draws inside. Cells without generic text have weight 1.
+    Cost: `draws` passes over the target's windows.
     """
     document, cell = np.asarray(documents, np.int64), np.asarray(cells, np.int64)
-    generic = np.asarray(generic_share, np.float64)
+    generic, weight = np.asarray(generic_share, np.float64), np.asarray(mass, np.float64)
     if document.shape != cell.shape or document.size == 0:
         raise ValueError(f"{document.size} documents for {cell.size} cells: expected one each for every target window")
     _, document = np.unique(document, return_inverse=True)
@@ -164,8 +190,8 @@ def bootstrap_intervals(
     weights = np.ones((draws, generic.size))
     for row in range(draws):
         times = np.bincount(draw.integers(0, num_documents, num_documents), minlength=num_documents)
-        counts = np.bincount(cell, times[document], generic.size)
-        np.divide(smoothed(counts, generic, alpha), generic, out=weights[row], where=generic > 0)
+        counts = np.bincount(cell, times[document] * weight, generic.size).astype(np.float64)
+        np.divide(estimate(counts), generic, out=weights[row], where=generic > 0)
     low, high = np.quantile(weights, [(1 - coverage) / 2, (1 + coverage) / 2], axis=0)
     return low, high
 
@@ -179,7 +205,7 @@ def _counts_and_shares(counts: ArrayLike, shares: ArrayLike) -> tuple[NDArray[np
     return n, p
 
 
-def _golden_section(function, low: float, high: float) -> float:  # type: ignore[no-untyped-def]
+def golden_section(function: Callable[[float], float], low: float, high: float) -> float:
     """The minimum of a function with one minimum in low..high, to 1e-9 of the argument; the higher end of a plateau."""
     golden = (math.sqrt(5) - 1) / 2
     a, b = high - golden * (high - low), low + golden * (high - low)
@@ -196,18 +222,20 @@ def _golden_section(function, low: float, high: float) -> float:  # type: ignore
     return high
 
 
-def _water_filled(wanted: NDArray[np.float64], ceiling: NDArray[np.float64]) -> NDArray[np.float64]:
-    """min(ceiling, s * wanted) with the s that makes it sum to 1; `ceiling` sums to at least 1.
+def _water_filled(wanted: NDArray[np.float64], ceiling: NDArray[np.float64], total: float) -> NDArray[np.float64]:
+    """min(ceiling, s * wanted) with the s that makes it sum to `total`; `ceiling` sums to at least that.
 
-    If the cells wanted are full before that (no defence, temperature so high that shares vanish), the rest goes to the
-    others in proportion to their ceilings.
+    If the cells wanted are full before that (no smoothing, temperature so high that shares vanish), the rest goes to
+    the others in proportion to their ceilings.
     """
+    if total <= 0:
+        return np.zeros_like(wanted)
     breaks = np.divide(ceiling, wanted, out=np.full_like(wanted, np.inf), where=wanted > 0)
     order = np.argsort(breaks, kind="stable")
     # With s between the breaks of cells j-1 and j, cells before j are full and the others hold s * wanted.
     full = np.cumsum(np.append(0.0, ceiling[order]))[:-1]
     open_ = np.cumsum(wanted[order][::-1])[::-1]
-    scale = np.divide(1 - full, open_, out=np.full_like(open_, np.inf), where=open_ > 0)
+    scale = np.divide(total - full, open_, out=np.full_like(open_, np.inf), where=open_ > 0)
     fits = np.flatnonzero(scale <= breaks[order])
     if fits.size and np.isfinite(scale[fits[0]]):
         filled = np.minimum(ceiling, scale[fits[0]] * wanted)
@@ -215,5 +243,5 @@ def _water_filled(wanted: NDArray[np.float64], ceiling: NDArray[np.float64]) -> 
         filled = np.where(wanted > 0, ceiling, 0.0)
         spare = np.where(wanted > 0, 0.0, ceiling)
         if spare.sum() > 0:
-            filled = filled + spare * min(1.0, (1 - filled.sum()) / spare.sum())
-    return filled / filled.sum()
+            filled = filled + spare * min(1.0, (total - filled.sum()) / spare.sum())
+    return filled * (total / filled.sum())

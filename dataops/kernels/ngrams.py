@@ -46,7 +46,7 @@ def contained_ngrams(
     `hits` of `total` n-grams, repeats counted, are in the vocabulary; `first` is the word at which the first one
     starts, -1 if there is none. Raises ValueError if the vocabulary is not ascending.
     """
-    known, starts, shift = _by_prefix(vocabulary)
+    known, starts, shift = by_prefix(vocabulary)
     offsets, values = ngram_hashes(texts, n)
     return _contained(offsets, values, known, starts, shift)
 
@@ -56,12 +56,12 @@ def texts_with_ngrams(texts: Texts, n: int, vocabulary: ArrayLike) -> NDArray[np
 
     Raises ValueError if the vocabulary is not ascending.
     """
-    known, starts, shift = _by_prefix(vocabulary)
+    known, starts, shift = by_prefix(vocabulary)
     offsets, values = ngram_hashes(texts, n)
     return _texts_with(offsets, values, known, starts, shift)
 
 
-def _by_prefix(vocabulary: ArrayLike) -> tuple[NDArray[np.uint64], NDArray[np.int64], np.uint64]:
+def by_prefix(vocabulary: ArrayLike) -> tuple[NDArray[np.uint64], NDArray[np.int64], np.uint64]:
     """The vocabulary, where the hashes with each leading-bit pattern start in it, and the shift to those bits."""
     known = read_only(vocabulary, np.uint64)
     if np.any(known[1:] < known[:-1]):
@@ -209,7 +209,7 @@ def _sorted_sets(offsets, values):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _find(value, known, starts, shift):  # type: ignore[no-untyped-def]
+def find_hash(value, known, starts, shift):  # type: ignore[no-untyped-def]
     """Where `value` is in `known`, -1 if it is not."""
     prefix = np.int64(value >> shift)
     low, high = starts[prefix], starts[prefix + 1]
@@ -229,7 +229,7 @@ def _contained(offsets, values, known, starts, shift):  # type: ignore[no-untype
     for row in range(num):
         total[row] = offsets[row + 1] - offsets[row]
         for i in range(offsets[row], offsets[row + 1]):
-            if _find(values[i], known, starts, shift) >= 0:
+            if find_hash(values[i], known, starts, shift) >= 0:
                 hits[row] += 1
                 if first[row] < 0:
                     first[row] = i - offsets[row]
@@ -242,7 +242,7 @@ def _texts_with(offsets, values, known, starts, shift):  # type: ignore[no-untyp
     count, last = np.zeros(known.size, np.int32), np.full(known.size, -1, np.int32)
     for row in range(offsets.size - 1):
         for i in range(offsets[row], offsets[row + 1]):
-            at = _find(values[i], known, starts, shift)
+            at = find_hash(values[i], known, starts, shift)
             if at >= 0 and last[at] != row:
                 last[at] = row
                 count[at] += 1

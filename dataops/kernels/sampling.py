@@ -15,11 +15,6 @@ def window_uniform(seed: int, h64: ArrayLike, window_index: ArrayLike) -> NDArra
     return uniform(seed, mix64(h64) ^ np.asarray(window_index).astype(np.uint64))
 
 
-def nested_thinning(seed: int, h64: ArrayLike, window_index: ArrayLike, rate: ArrayLike) -> NDArray[np.bool_]:
-    """Whether each window is kept when its cell keeps the share `rate`: bool[n]; every window at rate 1 or more."""
-    return window_uniform(seed, h64, window_index) < np.asarray(rate, np.float64)
-
-
 def nested_copies(seed: int, h64: ArrayLike, window_index: ArrayLike, rate: ArrayLike) -> NDArray[np.int64]:
     """How often each window is drawn when its cell is seen `rate` times (epochs, may exceed 1): int64[n].
 

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from catalog.errors import UsageError
-from dataops.cells import AssignCells, FitCells, load_cells, window_keys
-from dataops.kernels.embed import embed
+from catalog.query import sql
+from catalog.tables import read_table
+from dataops.cells import FLOOR, AssignCells, FitCells, load_cells, sample_rates, window_keys
+from dataops.embedders import Kind
 from dataops.quality import QualityFilter, Rule
 from dataops.windows import windows_of
-from tests.dataops.conftest import CONTEXT, Selection, apply, live, rows_of, select
+from tests.dataops.conftest import CONTEXT, TOPICS, Selection, apply, live, rows_of, select
 
 
 def cells_of(selection: Selection, snapshot_name: str) -> list[dict]:
@@ -60,7 +62,7 @@ def test_a_window_is_in_the_leaf_of_the_nearest_centroid_on_its_path_and_the_sim
 
     lengths = BpeTokenizer(selection.catalog.store.local(selection.pool.artifact("tokenizer"))).byte_lengths
     windows = windows_of(selection.catalog.store, shard, (), context=model.context, byte_lengths=lengths)
-    cosine = embed(windows.text, model.idf, model.projection) @ centroids.T
+    cosine = model.embedder.embed(windows.text) @ centroids.T
     rows = rows_of(selection.catalog, selection.pool, "cells")[: len(windows)]
     assert [row["cell"] for row in rows] == cosine.argmax(axis=1).tolist()
     np.testing.assert_allclose([row["similarity"] for row in rows], cosine.max(axis=1), atol=1e-5)
@@ -68,7 +70,72 @@ def test_a_window_is_in_the_leaf_of_the_nearest_centroid_on_its_path_and_the_sim
 
 def test_assigning_the_snapshot_that_was_fitted_gives_the_same_table(selection: Selection) -> None:
     again = apply(selection.catalog, AssignCells(), selection.tokens, selection.pool, into="again")
-    assert again.id == selection.pool.id
+    for one, two in zip(again.contents.shards, selection.pool.contents.shards, strict=True):
+        assert one.tables["cells"].sha256 == two.tables["cells"].sha256
+
+
+def test_a_refit_on_more_text_keeps_the_embedding_and_the_numbers_of_cells(selection: Selection) -> None:
+    catalog = selection.catalog
+    target = catalog.snapshot("target-tokens")
+    before = load_cells(catalog.store, selection.pool.artifact("cell-model"))
+    moved = apply(catalog, FitCells(iterations=3), target, selection.pool, into="moved")
+    after = load_cells(catalog.store, moved.artifact("cell-model"))
+    assert np.array_equal(after.embedder.arrays["projection"], before.embedder.arrays["projection"])
+    assert after.context == before.context
+    assert after.tree.num_cells == before.tree.num_cells
+    old = {(row["id"], row["window"]): row["cell"] for row in cells_of(selection, "target-cells")}
+    new = {(row["id"], row["window"]): row["cell"] for row in cells_of(selection, "moved")}
+    assert np.mean([old[key] == new[key] for key in old]) > 0.7
+    assert not np.array_equal(after.tree.centroids[-1], before.tree.centroids[-1])
+
+
+def test_small_sources_are_sampled_up_to_a_floor_and_the_others_in_proportion() -> None:
+    rates = sample_rates(Counter(web=100_000, law=200, note=5), 1_000)
+    assert rates["web"] == pytest.approx(1_000 / 100_205)
+    assert rates["law"] * 200 == pytest.approx(1_000 / FLOOR / 3)
+    assert rates["note"] == 1
+
+
+@pytest.mark.parametrize("kind", ["tfidf-random", "fasttext"])
+def test_every_embedder_that_learns_from_the_corpus_fits_assigns_and_repeats(selection: Selection, kind: Kind) -> None:
+    catalog = selection.catalog
+    fit = FitCells(context=CONTEXT, cells=4, embedder=kind, dimension=64, buckets=1 << 12, sample_windows=600)
+    one = apply(catalog, fit, selection.tokens, into="one", workers=1)
+    again = apply(catalog, AssignCells(), selection.tokens, one, into="again")
+    assert [s.tables["cells"].sha256 for s in again.contents.shards] == [
+        s.tables["cells"].sha256 for s in one.contents.shards
+    ]
+    if kind == "fasttext":
+        topic = selection.topics(one)
+        by_cell: dict[int, Counter[str]] = {}
+        for row in cells_of(selection, "one"):
+            by_cell.setdefault(row["cell"], Counter())[topic[row["id"]]] += 1
+        pure = sum(counted.most_common(1)[0][1] for counted in by_cell.values())
+        assert pure >= 0.9 * sum(counted.total() for counted in by_cell.values())
+
+
+def test_cards_count_all_windows_and_name_the_words_of_the_topic(selection: Selection) -> None:
+    cards = read_table(selection.catalog.store, selection.pool.artifact("cards")).to_pylist()
+    rows = cells_of(selection, "pool-cells")
+    topic = selection.topics(selection.pool)
+    for card in cards:
+        own = [row for row in rows if row["cell"] == card["cell"]]
+        assert card["windows"] == len(own)
+        assert card["tokens"] == sum(row["n_tokens"] for row in own)
+        assert card["documents"] == len({row["id"] for row in own})
+        assert card["sources"] == ["pool"] * bool(own)
+        best = sorted({row["id"]: row["similarity"] for row in sorted(own, key=lambda r: r["similarity"])}.items(),
+                      key=lambda pair: (-pair[1], pair[0]))  # fmt: skip
+        assert card["nearest"] == [name for name, _ in best[:3]]
+        home = Counter(topic[row["id"]] for row in own).most_common(1)[0][0]
+        assert card["words"]
+        assert all(word in TOPICS[home] for word in card["words"])
+
+
+def test_cards_are_answered_in_sql(selection: Selection) -> None:
+    found = sql(selection.catalog, "SELECT cell, windows, words[1] AS word FROM cards WHERE snapshot = 'pool-cells@1'")
+    assert found.num_rows == selection.pool.contents.summary["cells"]
+    assert None not in found["word"].to_pylist()
 
 
 def test_the_context_travels_with_the_fit(selection: Selection) -> None:
@@ -110,9 +177,9 @@ def test_windows_without_tokens_name_the_missing_table(selection: Selection) -> 
         apply(selection.catalog, FitCells(), selection.catalog.snapshot("pool"), into="cells")
 
 
-@pytest.mark.parametrize("setting", [{"context": 0}, {"cells": 0}, {"branching": 1}])
+@pytest.mark.parametrize("setting", [{"context": 0}, {"cells": 0}])
 def test_settings_that_mean_nothing_are_refused(setting: dict) -> None:
-    with pytest.raises(UsageError, match="expected context and cells of at least 1"):
+    with pytest.raises(UsageError, match="expected at least 1 of both"):
         FitCells(**setting)
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from dataops.kernels.histogram import (
     ALPHA_RANGE,
+    ImportanceWeights,
     bootstrap_intervals,
     dirichlet_alpha,
     importance_weights,
@@ -20,6 +21,18 @@ CELLS = st.lists(st.tuples(st.integers(0, 50), st.integers(0, 1000)), min_size=1
     lambda cells: sum(size for _, size in cells) > 0
 )
 PLAIN = {"budget": 1.0, "alpha": 1.0, "temperature": 1.0, "defence": 0.05, "max_epochs": 4.0}
+
+
+def weights_of(counts, size, *, alpha: float, **settings: float) -> ImportanceWeights:  # type: ignore[no-untyped-def]
+    share = np.asarray(size, np.float64) / np.sum(size)
+    return importance_weights(smoothed(counts, share, alpha), size, **settings)
+
+
+def intervals_of(documents, cells, generic, *, alpha: float, **settings):  # type: ignore[no-untyped-def]
+    generic = np.asarray(generic)
+    return bootstrap_intervals(
+        documents, cells, np.ones(len(cells)), generic, estimate=lambda n: smoothed(n, generic, alpha), **settings
+    )
 
 
 def columns(cells: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -77,7 +90,7 @@ def test_target_windows_where_the_pool_has_nothing_are_left_out() -> None:
 def test_weights_sum_to_one_and_no_cell_passes_the_cap(cells, temperature, defence, share, cap) -> None:  # type: ignore[no-untyped-def]
     counts, size = columns(cells)
     budget = share * size.sum()
-    weights = importance_weights(
+    weights = weights_of(
         counts, size, budget=budget, alpha=2.0, temperature=temperature, defence=defence, max_epochs=cap
     )
     assert math.isclose(weights.sampling.sum(), 1, rel_tol=1e-12)
@@ -96,7 +109,7 @@ def test_weights_sum_to_one_and_no_cell_passes_the_cap(cells, temperature, defen
 def test_without_cap_and_temperature_the_defence_bounds_the_lost_ratio(cells, defence: float) -> None:  # type: ignore[no-untyped-def]
     counts, size = columns(cells)
     settings = PLAIN | {"defence": defence, "max_epochs": 1e12}
-    weights = importance_weights(counts, size, **settings)
+    weights = weights_of(counts, size, **settings)
     assert (weights.target <= weights.sampling / (1 - defence) * (1 + 1e-9)).all()
     if defence > 0:
         assert (weights.sampling[size > 0] > 0).all()
@@ -106,14 +119,13 @@ def test_without_cap_and_temperature_the_defence_bounds_the_lost_ratio(cells, de
 def test_a_larger_budget_draws_at_least_as_much_from_every_cell(cells, first: float, second: float) -> None:  # type: ignore[no-untyped-def]
     counts, size = columns(cells)
     small, large = (
-        importance_weights(counts, size, **(PLAIN | {"budget": share * size.sum()})).epochs
-        for share in sorted((first, second))
+        weights_of(counts, size, **(PLAIN | {"budget": share * size.sum()})).epochs for share in sorted((first, second))
     )
     assert (small <= large * (1 + 1e-9)).all()
 
 
 def test_what_the_cap_cuts_goes_to_the_others_in_proportion() -> None:
-    weights = importance_weights(
+    weights = weights_of(
         [80, 15, 5, 0], [10, 40, 50, 900], **(PLAIN | {"budget": 100.0, "alpha": 1e-9, "defence": 0.0})
     )
     # Cell 0 may give 4 * 10 of 100 tokens; 15:5 share the other 60, 45 and 15 of them, both under their caps.
@@ -126,22 +138,32 @@ def test_water_filling_equals_pouring_round_by_round() -> None:
     draw = np.random.default_rng(0)
     for _ in range(50):
         counts, size = draw.integers(0, 100, 30), draw.integers(1, 1000, 30)
-        weights = importance_weights(counts, size, **(PLAIN | {"budget": 2.0 * size.sum()}))
-        free = importance_weights(counts, size, **(PLAIN | {"budget": 2.0 * size.sum(), "max_epochs": 1e12}))
-        ceiling = 4 * size / (2 * size.sum())
-        q = free.sampling
+        weights = weights_of(counts, size, **(PLAIN | {"budget": 2.0 * size.sum()}))
+        free = weights_of(counts, size, **(PLAIN | {"budget": 2.0 * size.sum(), "max_epochs": 1e12}))
+        defended = 0.05 * size / size.sum()
+        ceiling = 4 * size / (2 * size.sum()) - defended
+        wanted = free.sampling - defended
+        q = wanted
         for _ in range(5000):
             over = q > ceiling
             spilled = (q - ceiling)[over].sum()
             q = np.minimum(q, ceiling)
             room = q < ceiling
-            q = np.where(room, q + spilled * free.sampling * room / (free.sampling * room).sum(), q)
-        assert np.allclose(q, weights.sampling, atol=1e-9)
+            q = np.where(room, q + spilled * wanted * room / (wanted * room).sum(), q)
+        assert np.allclose(q + defended, weights.sampling, atol=1e-9)
+
+
+def test_a_few_full_cells_leave_the_rest_to_the_target_and_not_to_the_defence() -> None:
+    size = np.full(1000, 10.0)
+    share = np.concatenate([np.full(10, 0.0999), np.full(90, 1e-3 / 90), np.zeros(900)])
+    weights = importance_weights(share, size, budget=4000.0, temperature=1.0, defence=0.1, max_epochs=4.0)
+    assert weights.sampling[10:100].sum() > 0.8 - 0.01
+    assert weights.sampling[100:].sum() == pytest.approx(0.09)
 
 
 def test_temperature_flattens_or_sharpens() -> None:
     sharp, plain, flat = (
-        importance_weights([50, 10, 1], [100, 100, 100], **(PLAIN | {"temperature": t})).effective_cells
+        weights_of([50, 10, 1], [100, 100, 100], **(PLAIN | {"temperature": t})).effective_cells
         for t in (2.0, 1.0, 0.5)
     )
     assert sharp < plain < flat
@@ -150,9 +172,9 @@ def test_temperature_flattens_or_sharpens() -> None:
 def test_settings_out_of_range_are_named() -> None:
     for name, value in [("budget", 0.0), ("alpha", 0.0), ("temperature", -1.0), ("max_epochs", 0.0), ("defence", 1.5)]:
         with pytest.raises(ValueError, match=f"{name} is {value}"):
-            importance_weights([1], [1], **(PLAIN | {name: value}))
+            weights_of([1], [1], **(PLAIN | {name: value}))
     with pytest.raises(ValueError, match="tokens in the pool is 0"):
-        importance_weights([1], [0], **PLAIN)
+        importance_weights([1.0], [0], **{name: value for name, value in PLAIN.items() if name != "alpha"})
     with pytest.raises(ValueError, match="2 cells, generic shares of 1"):
         dirichlet_alpha([1, 2], [1.0])
 
@@ -166,10 +188,10 @@ def test_intervals_cover_the_true_weights_and_widen_when_documents_are_alike_ins
         documents, alike = np.repeat(np.arange(200), 5), np.repeat(of_document, 5)
         mixed = draw.choice(10, 1000, p=truth)
         settings = {"alpha": 1e-6, "draws": 100, "seed": trial, "coverage": 0.95}
-        low, high = bootstrap_intervals(documents, alike, generic, **settings)
+        low, high = intervals_of(documents, alike, generic, **settings)
         covered.append((low <= truth / generic) & (truth / generic <= high))
         width_alike.append((high - low).mean())
-        low, high = bootstrap_intervals(documents, mixed, generic, **settings)
+        low, high = intervals_of(documents, mixed, generic, **settings)
         width_mixed.append((high - low).mean())
     assert 0.88 < np.mean(covered) < 0.99
     assert np.mean(width_alike) > 1.8 * np.mean(width_mixed)  # five windows that are one: sqrt(5) wider
@@ -178,6 +200,6 @@ def test_intervals_cover_the_true_weights_and_widen_when_documents_are_alike_ins
 def test_intervals_do_not_depend_on_gaps_in_document_numbers_or_the_order_of_windows() -> None:
     settings = {"alpha": 1.0, "draws": 20, "seed": 0, "coverage": 0.9}
     documents, cells = np.array([7, 7, 30, 99]), np.array([0, 1, 1, 1])
-    expected = bootstrap_intervals(documents, cells, [0.5, 0.5], **settings)
-    again = bootstrap_intervals([2, 0, 1, 0], [1, 1, 1, 0], [0.5, 0.5], **settings)
+    expected = intervals_of(documents, cells, [0.5, 0.5], **settings)
+    again = intervals_of([2, 0, 1, 0], [1, 1, 1, 0], [0.5, 0.5], **settings)
     assert np.array_equal(expected, again)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dataops.kernels.kmeans import MAX_SKEW, Tree, assign, cells_at, fit_tree
+from dataops.kernels.tree import MAX_SKEW, Tree, assign, cells_at, fit_tree, refit_tree
 
 
 def unit(points: np.ndarray) -> np.ndarray:
@@ -65,23 +65,72 @@ def test_a_fit_is_the_same_twice_and_other_with_another_seed(fitted: tuple[Tree,
 
 def test_every_level_nests_in_the_one_above(fitted: tuple[Tree, np.ndarray]) -> None:
     tree, points = fitted
-    assert tree.num_cells == (8, 64)
-    assert cells_at(tree, 1).tolist() == list(range(64))
+    assert tree.num_cells == (8, 16, 64)
+    assert cells_at(tree, 2).tolist() == list(range(64))
     leaf, _ = assign(tree, points)
     coarse, _ = assign(tree.centroids[0], points)
     assert np.array_equal(cells_at(tree, 0)[leaf], coarse)
-    with pytest.raises(IndexError, match="level 2 of a tree of 2"):
-        cells_at(tree, 2)
+    for level in range(2):
+        assert (np.diff(cells_at(tree, level)) >= 0).all()
+        assert np.array_equal(tree.parents[1][cells_at(tree, 1)], cells_at(tree, 0))
+    with pytest.raises(IndexError, match="level 3 of a tree of 3"):
+        cells_at(tree, 3)
 
 
 @pytest.mark.parametrize(
-    ("leaves", "sizes"), [(8, (8,)), (12, (2, 12)), (64, (8, 64)), (100, (2, 13, 100)), (512, (8, 64, 512))]
+    ("leaves", "sizes"),
+    [(8, (8,)), (12, (8, 12)), (64, (8, 16, 64)), (100, (8, 16, 64, 100)), (512, (8, 16, 64, 128, 512))],
 )
 def test_the_last_level_has_the_leaves_asked_for(leaves: int, sizes: tuple[int, ...]) -> None:
     points, _ = planted(20, 300, noise=1.0)
     tree = fit_tree(points, branching=8, leaves=leaves, seed=0, iterations=2)
     assert tree.num_cells == sizes
-    assert all(np.bincount(parents).max() <= 8 for parents in tree.parents)
+    assert all(np.bincount(tree.parents[level]).max() <= 8 for level in tree.searched)
+
+
+def test_one_fit_of_1024_cells_holds_those_of_16_64_and_256_and_merging_joins_neighbours() -> None:
+    points, _ = planted(30, 200, noise=1.0)
+    tree = fit_tree(points, branching=64, leaves=1024, seed=0, iterations=2)
+    assert tree.num_cells[:2] == (16, 64)
+    assert 240 <= tree.num_cells[2] <= 256
+    assert 980 <= tree.num_cells[3] <= 1024
+    assert tree.searched == (1, 3)
+    leaf, _ = assign(tree, points)
+    for level in (0, 2):
+        merged = tree.centroids[level][cells_at(tree, level)[leaf]]
+        draw = np.random.default_rng(0)
+        shuffled = tree.centroids[level][draw.permutation(cells_at(tree, level))[leaf]]
+        assert (points * merged).sum(axis=1).mean() > (points * shuffled).sum(axis=1).mean() + 0.2
+
+
+def test_a_wide_first_split_loses_fewer_points_than_narrow_ones() -> None:
+    points, _ = planted(64, 60, noise=1.2)
+    wide, narrow = (fit_tree(points, branching=b, leaves=64, seed=0, iterations=8) for b in (64, 4))
+    assert assign(wide, points)[1].mean() > assign(narrow, points)[1].mean()
+
+
+def test_a_refit_moves_cells_and_keeps_their_numbers(fitted: tuple[Tree, np.ndarray]) -> None:
+    tree, points = fitted
+    draw = np.random.default_rng(1)
+    more = unit(points[draw.permutation(len(points))] + 0.2 * draw.normal(size=points.shape) / np.sqrt(32))
+    again = refit_tree(tree, np.concatenate([points, more]), iterations=4)
+    assert again.num_cells == tree.num_cells
+    assert all(np.array_equal(a, b) for a, b in zip(again.parents, tree.parents, strict=True))
+    same = np.mean(assign(again, points)[0] == assign(tree, points)[0])
+    fresh = fit_tree(np.concatenate([points, more]), branching=8, leaves=64, seed=0, iterations=6)
+    assert same > 0.85 > 0.2 > np.mean(assign(fresh, points)[0] == assign(tree, points)[0])
+    similarity = again.centroids[-1] @ tree.centroids[-1].T
+    assert np.mean(similarity.argmax(axis=1) == np.arange(64)) > 0.95
+
+
+def test_a_cell_that_no_new_point_comes_to_stays_where_it_was(fitted: tuple[Tree, np.ndarray]) -> None:
+    tree, points = fitted
+    few = points[assign(tree, points)[0] < 8]
+    again = refit_tree(tree, few, iterations=1)
+    reached = np.bincount(assign(tree, few)[0], minlength=64) > 0
+    stayed = (again.centroids[-1] == tree.centroids[-1]).all(axis=1)
+    assert stayed[8:].all()
+    assert np.array_equal(stayed, ~reached)
 
 
 def test_no_leaf_takes_more_than_its_share_of_one_dense_group() -> None:

@@ -1,0 +1,128 @@
+"""Scores that tell target windows from pool windows, each learned from a sample of both.
+
+    bag            mean log ratio of hashed words and word pairs (DSIR, 2302.03169)
+    cross-entropy  nats a token under a model of the pool less those under a model of the target (Moore and Lewis 2010);
+                   trigram models of our own tokens: a network would have to be trained first, and dataops trains none
+    classifier     log odds of a fastText classifier (as in 2112.04426's quality filters, here for the target)
+
+A scorer learns into one file and scores from that file, so that any process can. Scores have no scale of their own:
+`kernels.ranking.calibrate` gives them one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from dataops.domain import LABEL, ZEROED_BYTES, one_line
+from dataops.kernels.bag import bag_counts, log_ratios, mean_ratios
+from dataops.kernels.language_model import NgramModel, cross_entropy, fit_ngrams
+
+LOG_ODDS = 12.0  # fastText's probabilities are no finer
+_BITS = 21  # slots of a language model, for samples of a few million tokens
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sample:
+    """Windows as text and as tokens."""
+
+    texts: pa.LargeStringArray
+    offsets: np.ndarray  # int64[n+1]
+    tokens: np.ndarray  # uint16
+    vocab_size: int
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def part(self, chosen: np.ndarray) -> Sample:
+        """The windows where `chosen` bool[n] is true."""
+        lengths = np.diff(self.offsets)
+        return Sample(
+            texts=self.texts.filter(pa.array(chosen)),
+            offsets=np.concatenate([[0], np.cumsum(lengths[chosen])]),
+            tokens=self.tokens[np.repeat(chosen, lengths)],
+            vocab_size=self.vocab_size,
+        )
+
+
+class Scorer(Protocol):
+    """Learns what tells the target apart; higher scores are more like it."""
+
+    def fit(self, target: Sample, pool: Sample, path: Path) -> None: ...
+
+    def score(self, path: Path, sample: Sample) -> np.ndarray:
+        """float32[n]"""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class BagScorer:
+    """Mean log ratio of hashed words and word pairs in `buckets`."""
+
+    buckets: int
+
+    def fit(self, target: Sample, pool: Sample, path: Path) -> None:
+        ratios = log_ratios(bag_counts(target.texts, self.buckets), bag_counts(pool.texts, self.buckets))
+        with open(path, "wb") as file:
+            np.save(file, ratios)
+
+    def score(self, path: Path, sample: Sample) -> np.ndarray:
+        return mean_ratios(sample.texts, np.load(path))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossEntropyScorer:
+    """How much better a trigram model of the target predicts a window than one of the pool, in nats a token."""
+
+    def fit(self, target: Sample, pool: Sample, path: Path) -> None:
+        models = [fit_ngrams(s.offsets, s.tokens, vocab_size=s.vocab_size, bits=_BITS) for s in (target, pool)]
+        with open(path, "wb") as file:
+            np.save(file, np.stack([np.stack([each.counts, each.totals, each.kinds]) for each in models]))
+
+    def score(self, path: Path, sample: Sample) -> np.ndarray:
+        ours, theirs = (NgramModel(sample.vocab_size, *tables) for tables in np.load(path, mmap_mode="r"))
+        return cross_entropy(theirs, sample.offsets, sample.tokens) - cross_entropy(ours, sample.offsets, sample.tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierScorer:
+    """Log odds of a fastText classifier; one thread and a large matrix, or it would not repeat (dataops/domain.py)."""
+
+    dimension: int
+    epochs: int
+    buckets: int
+
+    def fit(self, target: Sample, pool: Sample, path: Path) -> None:
+        import fasttext
+
+        assert self.dimension * self.buckets * 4 >= ZEROED_BYTES, "a smaller matrix would not repeat"
+        lines = path.with_suffix(".txt")
+        sides = ((f"{LABEL}1", target), (f"{LABEL}0", pool))
+        lines.write_text("".join(f"{label} {line}\n" for label, side in sides for line in one_line(side.texts)))
+        model = fasttext.train_supervised(
+            str(lines), dim=self.dimension, epoch=self.epochs, lr=0.5, wordNgrams=2, bucket=self.buckets,
+            minCount=3, seed=1, label=LABEL, thread=1, verbose=0,
+        )  # fmt: skip
+        model.save_model(str(path))
+
+    def score(self, path: Path, sample: Sample) -> np.ndarray:
+        if not len(sample):
+            return np.empty(0, np.float32)
+        labels, probabilities = _fasttext(str(path)).predict(one_line(sample.texts))
+        best = np.array([float(value[0]) for value in probabilities])
+        target = np.array([label[0] == f"{LABEL}1" for label in labels])
+        p = np.clip(np.where(target, best, 1 - best), 1e-9, 1 - 1e-9)
+        return np.clip(np.log(p / (1 - p)), -LOG_ODDS, LOG_ODDS).astype(np.float32)
+
+
+@lru_cache(maxsize=1)
+def _fasttext(path: str) -> Any:
+    """The model of a run's folder, loaded once a process."""
+    import fasttext
+
+    return fasttext.load_model(path)

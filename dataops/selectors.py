@@ -1,0 +1,424 @@
+"""Selectors that look at each window: a score, calibrated to a ratio of densities, becomes how often it is drawn.
+
+    sample   windows of pool and target, drawn by key
+    fit      the scorer on the sample; on two halves of its documents first, each scoring the other, so that the slope
+             from score to ln P(x | target) / P(x | pool) and the AUC come from windows that the scorer had not seen
+    score    every window of the pool
+    weigh    q(x) in proportion to tokens times that ratio, tempered, defended and capped as the weights of cells are
+
+`weigh-two-stage` keeps the weights of cells and divides each among its windows by an n-gram score: the answer to
+P(x | c, target) differing from P(x | c), which the AUC inside cells measures. The result is a mixture like that of
+`weigh`; how windows of one cell differ is its table `factors`, which `resample` turns into draws.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from catalog import schema
+from catalog.errors import UsageError
+from catalog.run import Receipt, Task, Work, as_json, file_ref
+from catalog.snapshot import Contents, Shard, Snapshot
+from catalog.store import Store
+from catalog.tables import read_live, write_table
+from catalog.tokenizer import BpeTokenizer
+from dataops.cells import cut, load_cells, window_keys
+from dataops.domain import ZEROED_BYTES
+from dataops.importance import (
+    Weigh,
+    check_sampling,
+    coverage,
+    has_quality_gate,
+    mixture_summary,
+    read_placed,
+    same_cells,
+    weigh,
+    weight_table,
+)
+from dataops.kernels.hashing import mix64, uniform
+from dataops.kernels.histogram import ImportanceWeights, importance_weights, token_histogram
+from dataops.kernels.ranking import auc, auc_by_cell, calibrate
+from dataops.scorers import BagScorer, ClassifierScorer, CrossEntropyScorer, Sample, Scorer
+from dataops.step import shard_tasks
+
+LEAST = 20  # windows of each side that a cell needs before its AUC says something
+
+
+class Selector(Protocol):
+    """What the selectors of this module have in common. `keeps_cells`: weights of cells stand, scores divide them."""
+
+    keeps_cells: ClassVar[bool]
+
+    @property
+    def verb(self) -> str: ...
+    @property
+    def tokens(self) -> int: ...
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def defence(self) -> float: ...
+    @property
+    def max_epochs(self) -> float: ...
+    @property
+    def sample_windows(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def scorer(self) -> Scorer: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeighTwoStage:
+    """Weights of cells as `weigh` finds them, and inside a cell by words and word pairs."""
+
+    verb: ClassVar[str] = "weigh-two-stage"
+    revision: ClassVar[int] = 1
+    keeps_cells: ClassVar[bool] = True
+
+    tokens: int
+    temperature: float = 1.0
+    defence: float = 0.1
+    max_epochs: float = 4.0
+    buckets: int = 1 << 16
+    sample_windows: int = 20_000
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        check_sampling(self.tokens, self.temperature, self.defence, self.max_epochs)
+
+    @property
+    def scorer(self) -> Scorer:
+        return BagScorer(buckets=self.buckets)
+
+    def build(self, work: Work, *inputs: Snapshot) -> Contents:
+        """A mixture snapshot with `weights` and `factors`."""
+        return weigh_by_score(self, work, *inputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeighNgrams:
+    """Weights of windows by words and word pairs."""
+
+    verb: ClassVar[str] = "weigh-ngrams"
+    revision: ClassVar[int] = 1
+    keeps_cells: ClassVar[bool] = False
+
+    tokens: int
+    temperature: float = 1.0
+    defence: float = 0.1
+    max_epochs: float = 4.0
+    buckets: int = 1 << 16
+    sample_windows: int = 20_000
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        check_sampling(self.tokens, self.temperature, self.defence, self.max_epochs)
+
+    @property
+    def scorer(self) -> Scorer:
+        return BagScorer(buckets=self.buckets)
+
+    def build(self, work: Work, *inputs: Snapshot) -> Contents:
+        """A mixture snapshot with `weights` and `factors`."""
+        return weigh_by_score(self, work, *inputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeighCrossEntropy:
+    """Weights of windows by the difference of two language models."""
+
+    verb: ClassVar[str] = "weigh-cross-entropy"
+    revision: ClassVar[int] = 1
+    keeps_cells: ClassVar[bool] = False
+
+    tokens: int
+    temperature: float = 1.0
+    defence: float = 0.1
+    max_epochs: float = 4.0
+    sample_windows: int = 20_000
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        check_sampling(self.tokens, self.temperature, self.defence, self.max_epochs)
+
+    @property
+    def scorer(self) -> Scorer:
+        return CrossEntropyScorer()
+
+    def build(self, work: Work, *inputs: Snapshot) -> Contents:
+        """A mixture snapshot with `weights` and `factors`."""
+        return weigh_by_score(self, work, *inputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeighClassifier:
+    """Weights of windows by a fastText classifier of target against pool."""
+
+    verb: ClassVar[str] = "weigh-classifier"
+    revision: ClassVar[int] = 1
+    keeps_cells: ClassVar[bool] = False
+
+    tokens: int
+    temperature: float = 1.0
+    defence: float = 0.1
+    max_epochs: float = 4.0
+    dimension: int = 24
+    epochs: int = 5
+    buckets: int = 400_000
+    sample_windows: int = 20_000
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        check_sampling(self.tokens, self.temperature, self.defence, self.max_epochs)
+        if self.buckets * self.dimension * 4 < ZEROED_BYTES:
+            raise UsageError(
+                f"buckets {self.buckets}, dimension {self.dimension}: fastText repeats itself only with "
+                f"buckets x dimension >= {ZEROED_BYTES // 4:,}"
+            )
+
+    @property
+    def scorer(self) -> Scorer:
+        return ClassifierScorer(dimension=self.dimension, epochs=self.epochs, buckets=self.buckets)
+
+    def build(self, work: Work, *inputs: Snapshot) -> Contents:
+        """A mixture snapshot with `weights` and `factors`."""
+        return weigh_by_score(self, work, *inputs)
+
+
+def weigh_by_score(step: Selector, work: Work, *inputs: Snapshot) -> Contents:
+    """The mixture of a selector over (pool, target)."""
+    pool, target = same_cells(*inputs)
+    model = pool.artifact("cell-model")
+    settings = {"step": step, "folder": str(work.folder), "cell-model": model, "tokenizer": pool.artifact("tokenizer")}
+    tasks = [
+        {**task, "side": side, "index": index}
+        for side, snapshot in (("pool", pool), ("target", target))
+        for index, task in enumerate(shard_tasks(snapshot, **settings))
+    ]
+    measured = work.stage("measure", _measure, tasks, unit="windows")
+    totals = {side: _total(measured, tasks, side) for side in ("pool", "target")}
+    if not all(totals.values()):
+        raise UsageError(f"the pool has {totals['pool']} windows and the target {totals['target']}: both need some")
+    rates = {side: min(1.0, step.sample_windows / total) for side, total in totals.items()}
+    sampled = work.stage("sample", _sample, [{**t, "rate": rates[t["side"]]} for t in tasks], unit="windows")
+    paths = {
+        side: [each["path"] for each, task in zip(sampled, tasks, strict=True) if task["side"] == side]
+        for side in ("pool", "target")
+    }
+    parts = {side: (each.contents.shards, each.contents.layers) for side, each in (("pool", pool), ("target", target))}
+    task = {**settings, **parts, "paths": paths}
+    (fitted,) = work.stage("fit", _fit, [task], unit="windows")
+    scored = work.stage("score", _score, [{**t, **fitted} for t in tasks if t["side"] == "pool"], unit="windows")
+    task = {**task, **fitted, "scores": [each["path"] for each in scored]}
+    (weighed,) = work.stage("weigh", _weigh, [task], unit="windows")
+    shards = tuple(
+        Shard(rows=rows, tables={"factors": file_ref(ref)})
+        for rows, ref in zip(weighed["rows"], weighed["factors"], strict=True)
+    )
+    summary = {**weighed["summary"], **fitted["report"], "quality_gate": has_quality_gate(pool, target)}
+    artifacts = {"weights": file_ref(weighed["weights"]), "cell-model": model}
+    return Contents(kind="mixture", shards=shards, artifacts=artifacts, summary=summary)
+
+
+def _total(measured: list[Receipt], tasks: list[dict[str, Any]], side: str) -> int:
+    return sum(each["windows"] for each, task in zip(measured, tasks, strict=True) if task["side"] == side)
+
+
+def _measure(store: Store, task: Task) -> Receipt:
+    return {"windows": read_live(store, task["shard"], task["layers"], ["row"], table="cells").num_rows}
+
+
+def _sample(store: Store, task: Task) -> Receipt:
+    step: Selector = task["step"]
+    cells = load_cells(store, task["cell-model"])
+    windows = cut(store, task, cells.context)
+    placed = read_live(store, task["shard"], task["layers"], ["cell"], table="cells")["cell"].to_numpy()
+    chosen = uniform(step.seed, window_keys(windows.h64, windows.window)) < task["rate"]
+    lengths = windows.n_tokens.astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(lengths[chosen])])
+    table = pa.table(
+        {
+            "text": windows.text.filter(pa.array(chosen)),
+            "tokens": pa.LargeListArray.from_arrays(offsets, pa.array(windows.tokens[np.repeat(chosen, lengths)])),
+            "h64": windows.h64[chosen],
+            "cell": placed[chosen],
+        }
+    )
+    path = Path(task["folder"]) / f"{task['side']}-{task['index']}.arrow"
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return {"path": str(path), "windows": table.num_rows, "bytes": windows.text.nbytes}
+
+
+def _fit(store: Store, task: Task) -> Receipt:
+    step: Selector = task["step"]
+    vocab_size = BpeTokenizer(store.local(task["tokenizer"])).vocab_size
+    target, of_target = _read_sample(task["paths"]["target"], vocab_size)
+    pool, of_pool = _read_sample(task["paths"]["pool"], vocab_size)
+    path = Path(task["folder"]) / "scorer.model"
+    step.scorer.fit(target, pool, path)
+    ours, theirs = _held_out_scores(step.scorer, target, pool, _halves(of_target), _halves(of_pool), path)
+    target_cells, pool_cells = of_target["cell"].to_numpy(), of_pool["cell"].to_numpy()
+    offsets = _cell_ratios(store, task)
+    slope = calibrate(ours, theirs, target_offsets=offsets[target_cells], pool_offsets=offsets[pool_cells])
+    inside = auc_by_cell(ours, target_cells, theirs, pool_cells, num_cells=len(offsets), least=LEAST)
+    share = np.bincount(target_cells, minlength=len(offsets)) * ~np.isnan(inside)
+    report = {
+        "slope": slope,
+        "auc": auc(ours, theirs),
+        "auc_inside_cells": float((np.nan_to_num(inside) * share).sum() / share.sum()) if share.sum() else None,
+        "cells_with_auc": int((share > 0).sum()),
+    }
+    return {"model": str(path), "slope": slope, "report": report, "windows": len(target) + len(pool)}
+
+
+def _read_sample(paths: list[str], vocab_size: int) -> tuple[Sample, pa.Table]:
+    table = pa.concat_tables([pa.ipc.open_file(path).read_all() for path in paths]).combine_chunks()
+    tokens = table["tokens"].combine_chunks()
+    sample = Sample(
+        texts=table["text"].combine_chunks(),
+        offsets=np.concatenate([[0], np.cumsum(tokens.value_lengths().to_numpy())]).astype(np.int64),
+        tokens=tokens.flatten().to_numpy(),
+        vocab_size=vocab_size,
+    )
+    return sample, table
+
+
+def _halves(table: pa.Table) -> np.ndarray:
+    """Which half of the documents each window belongs to, bool[n]."""
+    return (mix64(table["h64"].to_numpy()) & np.uint64(1)).astype(bool)
+
+
+def _held_out_scores(
+    scorer: Scorer, target: Sample, pool: Sample, of_target: np.ndarray, of_pool: np.ndarray, path: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of both samples by scorers that learned from the other half of the documents.
+
+    A side with all documents in one half is scored by what it taught: too few to hold any back.
+    """
+    ours, theirs = scorer.score(path, target), scorer.score(path, pool)
+    for half in (False, True):
+        learn_target, learn_pool = of_target != half, of_pool != half
+        if not (learn_target.any() and learn_pool.any()):
+            continue
+        other = path.with_name(f"half-{int(half)}.model")
+        scorer.fit(target.part(learn_target), pool.part(learn_pool), other)
+        ours[~learn_target] = scorer.score(other, target.part(~learn_target))
+        theirs[~learn_pool] = scorer.score(other, pool.part(~learn_pool))
+    return ours, theirs
+
+
+def _cell_ratios(store: Store, task: Task) -> np.ndarray:
+    """ln of the target's share over the pool's for each cell, where the selector keeps cells; else 0."""
+    step: Selector = task["step"]
+    tree = load_cells(store, task["cell-model"]).tree
+    if not step.keeps_cells:
+        return np.zeros(tree.num_cells[-1])
+    weights = _of_cells(store, task)
+    ratio = np.divide(weights.target, weights.generic, out=np.ones_like(weights.target), where=weights.generic > 0)
+    return np.log(np.maximum(ratio, 1e-9))
+
+
+def _of_cells(store: Store, task: Task) -> ImportanceWeights:
+    step: Selector = task["step"]
+    alone = Weigh(tokens=step.tokens, defence=step.defence, max_epochs=step.max_epochs, temperature=step.temperature)
+    pool, target = read_placed(store, task["pool"]), read_placed(store, task["target"])
+    return weigh(alone, pool, target, load_cells(store, task["cell-model"]).tree).weights
+
+
+def _score(store: Store, task: Task) -> Receipt:
+    step: Selector = task["step"]
+    windows = cut(store, task, load_cells(store, task["cell-model"]).context)
+    sample = Sample(
+        texts=windows.text,
+        offsets=np.concatenate([[0], np.cumsum(windows.n_tokens)]).astype(np.int64),
+        tokens=windows.tokens,
+        vocab_size=BpeTokenizer(store.local(task["tokenizer"])).vocab_size,
+    )
+    path = Path(task["folder"]) / f"score-{task['number']}.npy"
+    np.save(path, step.scorer.score(Path(task["model"]), sample))
+    return {"path": str(path), "windows": len(windows), "bytes": windows.text.nbytes}
+
+
+def _weigh(store: Store, task: Task) -> Receipt:
+    step: Selector = task["step"]
+    shards, layers = task["pool"]
+    pool, target = read_placed(store, task["pool"]), read_placed(store, task["target"])
+    scores = np.concatenate([np.load(path) for path in task["scores"]])
+    num_cells = load_cells(store, task["cell-model"]).num_cells
+    size = token_histogram(pool.cell, pool.tokens, num_cells)
+    shares = _of_cells(store, task).target if step.keeps_cells else None
+    share = window_shares(scores, pool.cell, pool.tokens, slope=task["slope"] * step.temperature, shares=shares)
+    windows = importance_weights(
+        share, pool.tokens, budget=step.tokens, temperature=1.0, defence=step.defence, max_epochs=step.max_epochs
+    )
+    weights = _by_cell(windows, pool.cell, size, budget=step.tokens, max_epochs=step.max_epochs)
+    factor = np.divide(windows.epochs, weights.epochs[pool.cell], out=np.ones(len(scores)), where=windows.epochs > 0)
+    ids = [read_live(store, shard, layers, ["row", "id", "window", "cell"], table="cells") for shard in shards]
+    written, begin = [], 0
+    for table in ids:
+        part = slice(begin, begin + table.num_rows)
+        columns = {name: table[name] for name in table.column_names}
+        columns |= {"score": pa.array(scores[part], pa.float32()), "factor": pa.array(factor[part], pa.float32())}
+        written.append(as_json(write_table(store, pa.table(columns).cast(schema.FACTORS))))
+        begin = part.stop
+    unknown = pa.nulls(num_cells, pa.float64())
+    table = weight_table(
+        weights, size, token_histogram(target.cell, target.tokens, num_cells), low=unknown, high=unknown
+    )
+    summary = {
+        "method": step.verb,
+        **mixture_summary(weights, table, tokens=step.tokens),
+        "capped_windows": len(windows.capped),
+        "effective_tokens": windows.effective_tokens,
+        "coverage": coverage(pool, target),
+    }
+    return {
+        "weights": as_json(write_table(store, table)),
+        "factors": written,
+        "rows": [each.num_rows for each in ids],
+        "summary": summary,
+        "windows": len(scores),
+    }
+
+
+def window_shares(
+    scores: np.ndarray, cells: np.ndarray, tokens: np.ndarray, *, slope: float, shares: np.ndarray | None
+) -> np.ndarray:
+    """The target's share of each pool window, float64[n], in proportion to tokens times exp(slope * score).
+
+    With `shares` of cells float64[k], in proportion to that inside each cell, and the cells as they say.
+    """
+    exponent = slope * scores.astype(np.float64)
+    share = tokens * np.exp(exponent - exponent.max())
+    if shares is not None:
+        inside = np.bincount(cells, share, len(shares))
+        alive = inside > 0
+        share = share * np.divide(shares, inside, out=np.zeros_like(shares), where=alive)[cells]
+    return share / share.sum()
+
+
+def _by_cell(
+    windows: ImportanceWeights, cells: np.ndarray, size: np.ndarray, *, budget: int, max_epochs: float
+) -> ImportanceWeights:
+    """The weights of windows summed over cells."""
+    sampling = np.bincount(cells, windows.sampling, len(size)).astype(np.float64)
+    generic = size / size.sum()
+    alive = size > 0
+    epochs = np.divide(budget * sampling, size, out=np.zeros(len(size)), where=alive)
+    return ImportanceWeights(
+        generic=generic,
+        target=np.bincount(cells, windows.target, len(size)).astype(np.float64),
+        sampling=sampling,
+        ratio=np.divide(sampling, generic, out=np.ones(len(size)), where=alive),
+        epochs=epochs,
+        capped=np.flatnonzero(alive & (epochs >= max_epochs * (1 - 1e-9))),
+        effective_cells=float(1 / (sampling**2).sum()),
+        effective_tokens=windows.effective_tokens,
+        over_cap=windows.over_cap,
+    )
