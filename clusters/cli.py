@@ -284,7 +284,10 @@ def lineage(
         Path | None, typer.Option("--openlineage", help="Write the runs as OpenLineage events to this file instead.")
     ] = None,
 ) -> None:
-    """Draw the tree of runs that led to a snapshot, down to source files."""
+    """Draw the tree of runs behind a snapshot.
+
+    It goes down to source files.
+    """
     from catalog.lineage import tree
     from catalog.openlineage import run_events
 
@@ -302,9 +305,9 @@ def lineage(
 def waterfall(
     reference: Annotated[str, typer.Argument(help="Documents: name or name@version.")], store: StoreOption = STORE
 ) -> None:
-    """Show what each rule took, in order, and what each alone decides.
+    """Show what each rule took.
 
-    The second table says for the documents of a rule what would have become of them without it.
+    In order, and what is known of its documents without it.
     """
     from catalog.counterfactual import alone
     from catalog.lineage import waterfall as losses_of

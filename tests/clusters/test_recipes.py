@@ -106,7 +106,7 @@ def test_a_file_that_is_not_there_or_not_text_is_bad_input(tmp_path: Path) -> No
         (one("weigh", "a", tokens=5), "weigh reads pool target; it was given 1"),
         (one("weigh", "a", "b", "c", tokens=5), "weigh reads pool target; it was given 3"),
         (one("decontaminate", "a"), "decontaminate reads pool evaluation...; it was given 1"),
-        (one("finetune", "a", "b", "c", "d"), "finetune reads packs validation [model]; it was given 4"),
+        (one("finetune", *"abcde"), "finetune reads packs validation [model] [teacher]; it was given 5"),
         (one("ingest", "a", paths=["x"]), "ingest reads no snapshot; it was given 1"),
         (one("exact-dedup", "x", name="x"), "x reads x, which the recipe makes only later: move it up"),
         (

@@ -54,7 +54,7 @@ def test_a_recipe_gives_the_ids_that_it_gives_on_a_disk(curated: Curated, bucket
 def test_commands_answer_from_a_bucket(curated: Curated, bucket_store: str, tamis: Callable[..., str]) -> None:
     assert all(f"{name}@1" in tamis("ls") for name in NAMES)
     assert "documents" in tamis("show", "pool-dedup")
-    assert "pool@1" in tamis("log", "pool-dedup").splitlines()[-1]
+    assert "pool@1" in tamis("log", "pool-dedup")
     assert "near-duplicate" in tamis("explain", curated.ids["near"])
     assert tamis("verify").startswith("4 commits, 4 snapshots, ")
     question = "SELECT rule, count(*) AS n FROM decisions WHERE NOT kept GROUP BY rule ORDER BY rule"

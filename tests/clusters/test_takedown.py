@@ -107,7 +107,11 @@ def contents_of(path: Path) -> Iterator[bytes]:
     if path.suffix == ".parquet":
         for batch in pq.ParquetFile(path).iter_batches():
             yield from (str(column.to_pylist()).encode() for column in batch.columns)
-            yield from (column.flatten().to_numpy().tobytes() for column in batch.columns if _is_list(column))
+            yield from (
+                column.flatten().to_numpy(zero_copy_only=False).tobytes()
+                for column in batch.columns
+                if _is_list(column)
+            )
     if path.suffix == ".duckdb":
         with duckdb.connect(str(path), read_only=True) as connection:
             views = "SELECT view_name FROM duckdb_views() WHERE NOT internal"

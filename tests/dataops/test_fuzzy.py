@@ -117,11 +117,10 @@ def test_workers_do_not_change_a_byte(catalog: Catalog, ingest: Make, planted: l
     for workers in (1, 2, 7):
         other = Catalog.open(tmp_path / f"store-{workers}", create=True)
         other.commit("pool", pool.contents, catalog.runs[pool.run])
-        for shard in pool.contents.shards:
-            for ref in shard.tables.values():
-                copied = other.store.scratch() / "copy"
-                copied.write_bytes(catalog.store.local(ref).read_bytes())
-                other.store.put(copied, suffix="parquet")
+        for ref in pool.contents.files():
+            copied = other.store.scratch() / "copy"
+            copied.write_bytes(catalog.store.local(ref).read_bytes())
+            other.store.put(copied, suffix="parquet")
         ids.add(apply(other, FuzzyDedup(), other.snapshot("pool"), into="dedup", workers=workers).id)
     assert len(ids) == 1
 

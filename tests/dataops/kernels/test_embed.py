@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from dataops.kernels import embed as em
-from dataops.kernels.kmeans import assign, fit_tree
 from dataops.kernels.ngrams import word_hashes
+from dataops.kernels.tree import assign, fit_tree
 
 BUCKETS, DIMS = 512, 6
 
