@@ -179,6 +179,7 @@ def test_a_run_whose_second_worker_was_killed_and_whose_ray_files_were_cut_ends_
     assert not cut.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_started")
 def test_two_workers_on_one_job_give_the_losses_of_one(tmp_path, alone, pack, shape, settings):
