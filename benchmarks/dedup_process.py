@@ -74,9 +74,11 @@ def _sampled(process: subprocess.Popen[bytes], head: Head) -> int:
 def fresh_store(catalog: Catalog, snapshot: Snapshot, *, shards: int) -> Iterator[str]:
     """A throw-away store with the first shards of a snapshot, as `pool`: its files are links to the same bytes."""
     here = catalog.store.here
-    contents = replace(snapshot.contents, shards=snapshot.contents.shards[:shards])
+    contents = snapshot.contents
+    if shards < len(contents.shards):
+        contents = replace(contents, shards=contents.shards[:shards], counts={})
     with tempfile.TemporaryDirectory(dir=here.parent) as root:
-        for path in {ref.path for shard in contents.shards for ref in shard.tables.values()}:
+        for path in {ref.path for ref in contents.files()}:
             target = Path(root) / path
             target.parent.mkdir(parents=True, exist_ok=True)
             os.link(here / path, target)
