@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -49,132 +49,84 @@ from dataops.step import shard_tasks
 LEAST = 20  # windows of each side that a cell needs before its AUC says something
 
 
-class Selector(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class Selector:
     """What the selectors of this module have in common. `keeps_cells`: weights of cells stand, scores divide them."""
 
-    keeps_cells: ClassVar[bool]
+    verb: ClassVar[str]
+    revision: ClassVar[int] = 1
+    keeps_cells: ClassVar[bool] = False
+
+    tokens: int
+    temperature: float = 1.0
+    defence: float = 0.1
+    max_epochs: float = 4.0
+    sample_windows: int = 20_000
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        check_sampling(self.tokens, self.temperature, self.defence, self.max_epochs)
 
     @property
-    def verb(self) -> str: ...
-    @property
-    def tokens(self) -> int: ...
-    @property
-    def temperature(self) -> float: ...
-    @property
-    def defence(self) -> float: ...
-    @property
-    def max_epochs(self) -> float: ...
-    @property
-    def sample_windows(self) -> int: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def scorer(self) -> Scorer: ...
+    def scorer(self) -> Scorer:
+        """What gives a window its score."""
+        raise NotImplementedError
+
+    def build(self, work: Work, *inputs: Snapshot) -> Contents:
+        """A mixture snapshot with `weights` and `factors`."""
+        return weigh_by_score(self, work, *inputs)
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeighTwoStage:
+class WeighTwoStage(Selector):
     """Weights of cells as `weigh` finds them, and inside a cell by words and word pairs."""
 
     verb: ClassVar[str] = "weigh-two-stage"
-    revision: ClassVar[int] = 1
     keeps_cells: ClassVar[bool] = True
 
-    tokens: int
-    temperature: float = 1.0
-    defence: float = 0.1
-    max_epochs: float = 4.0
     buckets: int = 1 << 16
-    sample_windows: int = 20_000
-    seed: int = 1
-
-    def __post_init__(self) -> None:
-        check_sampling(self.tokens, self.temperature, self.defence, self.max_epochs)
 
     @property
     def scorer(self) -> Scorer:
         return BagScorer(buckets=self.buckets)
 
-    def build(self, work: Work, *inputs: Snapshot) -> Contents:
-        """A mixture snapshot with `weights` and `factors`."""
-        return weigh_by_score(self, work, *inputs)
-
 
 @dataclass(frozen=True, kw_only=True)
-class WeighNgrams:
+class WeighNgrams(Selector):
     """Weights of windows by words and word pairs."""
 
     verb: ClassVar[str] = "weigh-ngrams"
-    revision: ClassVar[int] = 1
-    keeps_cells: ClassVar[bool] = False
 
-    tokens: int
-    temperature: float = 1.0
-    defence: float = 0.1
-    max_epochs: float = 4.0
     buckets: int = 1 << 16
-    sample_windows: int = 20_000
-    seed: int = 1
-
-    def __post_init__(self) -> None:
-        check_sampling(self.tokens, self.temperature, self.defence, self.max_epochs)
 
     @property
     def scorer(self) -> Scorer:
         return BagScorer(buckets=self.buckets)
 
-    def build(self, work: Work, *inputs: Snapshot) -> Contents:
-        """A mixture snapshot with `weights` and `factors`."""
-        return weigh_by_score(self, work, *inputs)
-
 
 @dataclass(frozen=True, kw_only=True)
-class WeighCrossEntropy:
+class WeighCrossEntropy(Selector):
     """Weights of windows by the difference of two language models."""
 
     verb: ClassVar[str] = "weigh-cross-entropy"
-    revision: ClassVar[int] = 1
-    keeps_cells: ClassVar[bool] = False
-
-    tokens: int
-    temperature: float = 1.0
-    defence: float = 0.1
-    max_epochs: float = 4.0
-    sample_windows: int = 20_000
-    seed: int = 1
-
-    def __post_init__(self) -> None:
-        check_sampling(self.tokens, self.temperature, self.defence, self.max_epochs)
 
     @property
     def scorer(self) -> Scorer:
         return CrossEntropyScorer()
 
-    def build(self, work: Work, *inputs: Snapshot) -> Contents:
-        """A mixture snapshot with `weights` and `factors`."""
-        return weigh_by_score(self, work, *inputs)
-
 
 @dataclass(frozen=True, kw_only=True)
-class WeighClassifier:
+class WeighClassifier(Selector):
     """Weights of windows by a fastText classifier of target against pool."""
 
     verb: ClassVar[str] = "weigh-classifier"
-    revision: ClassVar[int] = 1
-    keeps_cells: ClassVar[bool] = False
 
-    tokens: int
-    temperature: float = 1.0
-    defence: float = 0.1
-    max_epochs: float = 4.0
     dimension: int = 24
     epochs: int = 5
     buckets: int = 400_000
-    sample_windows: int = 20_000
-    seed: int = 1
 
     def __post_init__(self) -> None:
-        check_sampling(self.tokens, self.temperature, self.defence, self.max_epochs)
+        super().__post_init__()
         if self.buckets * self.dimension * 4 < ZEROED_BYTES:
             raise UsageError(
                 f"buckets {self.buckets}, dimension {self.dimension}: fastText repeats itself only with "
@@ -184,10 +136,6 @@ class WeighClassifier:
     @property
     def scorer(self) -> Scorer:
         return ClassifierScorer(dimension=self.dimension, epochs=self.epochs, buckets=self.buckets)
-
-    def build(self, work: Work, *inputs: Snapshot) -> Contents:
-        """A mixture snapshot with `weights` and `factors`."""
-        return weigh_by_score(self, work, *inputs)
 
 
 def weigh_by_score(step: Selector, work: Work, *inputs: Snapshot) -> Contents:
