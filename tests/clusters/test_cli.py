@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from clusters import cli
+from clusters.commands import looking
 from clusters.recipes import load, validate
 from clusters.registry import STEPS
 from tests.conftest import Curated
@@ -258,7 +259,7 @@ def test_an_interruption_says_how_to_go_on(tamis: Tamis, monkeypatch: pytest.Mon
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_print_sql", interrupted)
+    monkeypatch.setattr(looking, "print_sql", interrupted)
     answer = tamis("ls")
     assert (answer.status, answer.err) == (130, "tamis: interrupted; the same command continues where it stopped\n")
 

@@ -1,0 +1,198 @@
+"""Commands that make something: the demo, a whole specialization, a recipe, a step, a job on a cluster."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from catalog.errors import UsageError
+from clusters.commands.options import (
+    STORE,
+    WORKERS,
+    ExecutorOption,
+    SetOption,
+    StoreOption,
+    WorkersOption,
+    absolute,
+)
+
+app = typer.Typer()
+
+
+@app.command()
+def demo(
+    store: StoreOption = "demo/store",
+    out: Annotated[Path, typer.Option(help="Folder for the exported model and the corpus.")] = Path("demo"),
+    target: Annotated[str, typer.Option(help="The specialty; a wrong one lists what there is.")] = "mathematics",
+    quick: Annotated[bool, typer.Option("--quick", help="A quarter of the text and short training.")] = False,
+    executor: ExecutorOption = "ray",
+    workers: WorkersOption = WORKERS,
+) -> None:
+    """Show the whole way on text of this machine.
+
+    The documentation of its Python packages is the pool, one subject of it the target.
+    """
+    from clusters.demo import run_demo
+
+    run_demo(store=store, out=out, target=target, quick=quick, executor=executor, workers=workers)
+
+
+@app.command()
+def specialize(
+    pool: Annotated[list[str], typer.Option("--pool", help="Generic text: files, folders or globs; repeatable.")],
+    target: Annotated[list[str], typer.Option("--target", help="Text of the specialty; repeatable.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the exported model.")],
+    store: Annotated[str | None, typer.Option("--store", help="Folder of the store; default OUT/store.")] = None,
+    tokens: Annotated[
+        int | None, typer.Option(min=1000, help="Tokens of each pretraining stream; default: what --minutes allow.")
+    ] = None,
+    params: Annotated[int, typer.Option(min=10_000, help="Parameters of each model, about.")] = 1_000_000,
+    minutes: Annotated[
+        float, typer.Option(min=0.1, help="Training time, on two cores, to plan for where --tokens is not given.")
+    ] = 5.0,
+    cells: Annotated[int, typer.Option(min=2, help="Number of k-means cells.")] = 64,
+    family: Annotated[
+        str, typer.Option(help="decoder, recurrent, or beside two decoders: projected, soup, mixture.")
+    ] = "decoder",
+    text_column: Annotated[str, typer.Option(help="Column that holds the text.")] = "text",
+    id_column: Annotated[str | None, typer.Option(help="Column that holds your own ids.")] = None,
+    domain_column: Annotated[str | None, typer.Option(help="Column that holds domain labels.")] = None,
+    executor: ExecutorOption = "auto",
+    workers: WorkersOption = WORKERS,
+    assignments: SetOption = None,
+    print_recipe: Annotated[
+        bool, typer.Option("--print-recipe", help="Write the recipe instead of running it.")
+    ] = False,
+) -> None:
+    """Make a specialized model of your text.
+
+    From pool and target to an exported model, with baselines and the evidence for or against it.
+    """
+    from clusters.specialize import Plan, columns, recipe_for, specialize_now
+
+    plan = Plan(
+        pool=absolute(pool),
+        target=absolute(target),
+        tokens=tokens,
+        params=params,
+        minutes=minutes,
+        cells=cells,
+        family=family,
+        columns=columns(text=text_column, identity=id_column, domain=domain_column),
+    )
+    if print_recipe:
+        from clusters.recipes import override
+
+        sys.stdout.write(override(recipe_for(plan), assignments or []).to_yaml())
+        return
+    specialize_now(
+        plan,
+        out=out,
+        store=store or str(out / "store"),
+        executor=executor,
+        workers=workers,
+        assignments=assignments or [],
+    )
+
+
+@app.command("run")
+def run_command(
+    recipe: Annotated[Path, typer.Argument(help="A recipe file.")],
+    store: StoreOption = STORE,
+    executor: ExecutorOption = "auto",
+    workers: WorkersOption = WORKERS,
+    assignments: SetOption = None,
+) -> None:
+    """Run a recipe: those of its steps that the catalog lacks."""
+    from clusters.recipes import load, override
+    from clusters.runner import run_recipe
+
+    run_recipe(override(load(recipe), assignments or []), store=store, executor=executor, workers=workers)
+
+
+@app.command("step")
+def step_command(
+    verb: Annotated[str, typer.Argument(help="A step, for example fuzzy-dedup; an unknown word lists all.")],
+    inputs: Annotated[list[str] | None, typer.Argument(help="Snapshots it reads, name or name@version.")] = None,
+    into: Annotated[str, typer.Option("--into", help="Name of the snapshot it makes; default: the verb.")] = "",
+    store: StoreOption = STORE,
+    executor: ExecutorOption = "auto",
+    workers: WorkersOption = WORKERS,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="Setting of the step: setting=value in YAML; repeatable.")
+    ] = None,
+) -> None:
+    """Run one step on snapshots of the store."""
+    from clusters.recipes import Recipe, Stated, override
+    from clusters.runner import run_recipe
+
+    name = into or verb
+    recipe = Recipe(entries=(Stated(name=name, step=verb, inputs=tuple(inputs or ())),))
+    recipe = override(recipe, [f"{name}.{assignment}" for assignment in assignments or []])
+    run_recipe(recipe, store=store, executor=executor, workers=workers)
+
+
+@app.command()
+def ingest(
+    name: Annotated[str, typer.Argument(help="Name of the snapshot it makes.")],
+    paths: Annotated[list[str], typer.Argument(help="Text: files, folders or globs.")],
+    store: StoreOption = STORE,
+    source: Annotated[str | None, typer.Option(help="Source of all documents; default: by folder or file.")] = None,
+    text_column: Annotated[str, typer.Option(help="Column that holds the text.")] = "text",
+    id_column: Annotated[str | None, typer.Option(help="Column that holds your own ids.")] = None,
+    source_column: Annotated[str | None, typer.Option(help="Column that holds sources.")] = None,
+    domain_column: Annotated[str | None, typer.Option(help="Column that holds domain labels.")] = None,
+    url_column: Annotated[str | None, typer.Option(help="Column that holds addresses.")] = None,
+    executor: ExecutorOption = "auto",
+    workers: WorkersOption = WORKERS,
+) -> None:
+    """Take in documents of files and folders.
+
+    What can't be used is quarantined with its reason.
+    """
+    from clusters.recipes import Recipe, Stated
+    from clusters.runner import run_recipe
+
+    columns = {
+        "source": source,
+        "id_column": id_column,
+        "source_column": source_column,
+        "domain_column": domain_column,
+        "url_column": url_column,
+    }
+    settings = {"paths": absolute(paths), "text_column": text_column}
+    settings |= {column: value for column, value in columns.items() if value is not None}
+    recipe = Recipe(entries=(Stated(name=name, step="ingest", inputs=(), settings=settings),))
+    run_recipe(recipe, store=store, executor=executor, workers=workers)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of recipes, for editors."""
+    import json
+
+    from clusters.recipes import schema as recipe_schema
+
+    typer.echo(json.dumps(recipe_schema(), indent=1))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def submit(
+    context: typer.Context,
+    cluster: Annotated[Path, typer.Option("--cluster", help="Cluster file, like clusters/local.yaml.")],
+    wait: Annotated[bool, typer.Option(help="Follow the job's log to its end.")] = True,
+) -> None:
+    """Run any tamis command as a Ray job.
+
+    The command follows --, as in: tamis submit --cluster FILE -- demo --quick. Paths in it are the cluster's own.
+    """
+    from clusters.submit import submit as submit_job
+
+    if not context.args:
+        raise UsageError(
+            "nothing to submit: put the command after --, like tamis submit --cluster FILE -- demo --quick"
+        )
+    raise typer.Exit(submit_job(context.args, cluster=cluster, wait=wait))

@@ -1,0 +1,59 @@
+"""Options that several commands have, and what they do with them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from catalog.errors import UsageError
+
+if TYPE_CHECKING:
+    from catalog.catalog import Catalog
+
+STORE = "store"
+WORKERS = os.cpu_count() or 1
+
+StoreOption = Annotated[str, typer.Option("--store", envvar="TAMIS_STORE", help="Folder of the store.")]
+ExecutorOption = Annotated[
+    str, typer.Option("--executor", help="local, ray or auto (ray for training and from 512 MB of input on).")
+]
+WorkersOption = Annotated[int, typer.Option("--workers", min=1, help="Tasks at a time; never changes a result.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Setting of an entry: name.setting=value in YAML; repeatable.")
+]
+
+
+def catalog_of(store: str) -> Catalog:
+    """The catalog of the store at `store`."""
+    from catalog.catalog import Catalog
+
+    return Catalog.open(store)
+
+
+def print_sql(
+    store: str, query: str, output_format: str, *, max_seconds: float = 300.0, max_memory: str = "2GB"
+) -> None:
+    """Print what the catalog answers to `query`."""
+    from catalog import query as queries
+
+    check_format(output_format)
+    limits = queries.Limits(memory=max_memory, seconds=max_seconds)
+    queries.print_result(queries.sql(catalog_of(store), query, limits=limits), output_format)
+
+
+def check_format(output_format: str) -> None:
+    """Raise UsageError for an output format that does not exist or does not belong on a terminal."""
+    from catalog.query import FORMATS
+
+    if output_format not in FORMATS:
+        raise UsageError(f"no output format {output_format!r}; the formats are {', '.join(FORMATS)}")
+    if output_format == "parquet" and sys.stdout.isatty():
+        raise UsageError("Parquet is not for a terminal: write it to a file, like --format parquet > rows.parquet")
+
+
+def absolute(paths: list[str]) -> tuple[str, ...]:
+    """Local paths made absolute; addresses with a scheme as they are."""
+    return tuple(path if "://" in path else os.path.abspath(path) for path in paths)
