@@ -15,7 +15,7 @@ demo: $(INSTALLED)
 	$(BIN)/tamis demo
 
 test: $(INSTALLED)
-	$(BIN)/pytest -m 'not slow'
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not slow'
 
 check-slow: $(INSTALLED)
 	$(BIN)/pytest -m slow

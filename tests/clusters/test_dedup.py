@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from catalog.catalog import Catalog
-from clusters import cli
 from tests.clusters.test_cli import Tamis, tamis  # noqa: F401  # a fixture
 from tests.dataops.conftest import prose
 
@@ -70,4 +69,3 @@ def test_audit_prints_recall_by_level_and_the_view_has_it(store: Path, tamis: Ta
 def test_replace_without_against_is_refused(store: Path, tamis: Tamis) -> None:  # noqa: F811
     answer = tamis("dedup", "docs", "--into", "x", "--replace", "--store", store)
     assert (answer.status, answer.err.count("\n")) == (2, 1)
-    assert cli.dedup.__doc__
