@@ -17,7 +17,7 @@ from catalog.snapshot import Snapshot
 from catalog.store import Store
 from dataops.cells import FitCells
 from dataops.exact import ExactDedup
-from dataops.executors import RAY_FROM_BYTES, LocalExecutor, RayExecutor, executor
+from dataops.executors import DATASET_FROM_GROUPS, MOST_TOGETHER, RAY_FROM_BYTES, LocalExecutor, RayExecutor, executor
 from dataops.fuzzy import FuzzyDedup
 from dataops.ingest import Ingest
 from dataops.quality import QualityFilter
@@ -109,6 +109,10 @@ def test_a_chain_killed_anywhere_goes_on_without_doing_a_finished_task_again(
     assert sorted(ran) == sorted(straight.ran)
 
 
+def echo(store: Store, task: Task) -> Receipt:
+    return dict(task)
+
+
 def refuse(_: Store, task: Task) -> Receipt:
     """A task that finds something wrong with what was asked."""
     if task["number"] == 2:
@@ -167,6 +171,14 @@ def test_ray_gives_the_same_ids_as_this_process(
 ) -> None:
     made = chain(source, Catalog.open(tmp_path / "store", create=True), RayExecutor(workers=workers))
     assert [each.contents for each in made] == [each.contents for each in truth]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_here")
+def test_a_stage_of_many_tasks_is_a_ray_dataset_and_answers_each_once(tmp_path: Path) -> None:
+    tasks = [{"number": number} for number in range(MOST_TOGETHER * DATASET_FROM_GROUPS)]
+    answers = dict(RayExecutor(workers=2).map(echo, Store(tmp_path), tasks))
+    assert answers == {number: {"number": number} for number in range(len(tasks))}
 
 
 @pytest.mark.ray
