@@ -51,7 +51,7 @@ class Weigh:
     """
 
     verb: ClassVar[str] = "weigh"
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
 
     tokens: int
     cells: int | Literal["chosen"] = "chosen"

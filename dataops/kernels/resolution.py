@@ -7,9 +7,8 @@ target *document* from the others, because windows of a document are alike.
 
 How fine to go is judged on held-out documents by the weights that would be used in the end, cap and all: the mean of
 ln(q_c / p_g(c)) over held-out windows. Unlike the likelihood of a histogram this compares across numbers of cells: it
-is what the target gains over the pool in nats a window. Finer cells raise it while they tell target and pool apart.
-It does not know what repetition costs, so a level is out of the question where the cap would have to move more than a
-small share of the stream: there the cells are too small for the budget.
+is what the target gains over the pool in nats a window. Finer cells raise it while they tell target and pool apart, and
+what the cap takes from small cells it takes from the gain too.
 """
 
 import math
@@ -23,7 +22,6 @@ from numpy.typing import ArrayLike, NDArray
 from dataops.kernels.histogram import ALPHA_RANGE, golden_section
 
 FOLDS = 5
-MOVED = 0.05  # largest share of the stream that the cap may move at the level chosen
 Shares = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
@@ -125,9 +123,9 @@ def choose_level(
     """All levels from coarse to fine, and the number of the one to use.
 
     A finer level is chosen where it raises the held-out gain over the level chosen so far by more than the standard
-    error of the difference, over documents, and the cap moves at most `MOVED` of the stream. `sampling` turns target
-    shares float64[k] into the weights that would be used, `moved` into the share above the cap. Folds are by document
-    number: number documents in the order of their hashes first.
+    error of the difference, over documents. `sampling` turns target shares float64[k] into the weights that would be
+    used, `moved` into the share above the cap, which is reported. Folds are by document number: number documents in the
+    order of their hashes first.
     """
     document, cell = np.asarray(documents, np.int64), np.asarray(cells, np.int64)
     weight, size = np.asarray(mass, np.float64), np.asarray(pool, np.float64)
@@ -156,7 +154,7 @@ def choose_level(
         gain, error = _mean(gains[depth], total)
         above = moved(backed_off(counts, size, levels[: depth + 1], alphas[: depth + 1]))
         found.append(Level(int(level.max()) + 1, alphas[depth], gain, error, rise, rise_error, above))
-        if rise > rise_error and above <= MOVED:
+        if rise > rise_error:
             chosen = depth
     return found, chosen
 

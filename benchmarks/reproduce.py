@@ -1,0 +1,98 @@
+"""The method's table on real text: every way of making a small specialized model, before and after fine-tuning.
+
+    python benchmarks/reproduce.py STORE --hours 2        makes rows until the time is over; the same command goes on
+    python benchmarks/reproduce.py STORE --table          prints the table of what there is
+    python benchmarks/reproduce.py STORE --plots FOLDER   and draws it (extra [bench])
+
+Text is looked for in ../shared/corpora beside the checkout. A row is a chain of snapshots in STORE: finished ones are
+never made again, and a row that was cut off goes on from its last checkpoint. Rows are made on `--processes` processes
+of one thread each, in the order of reproduce_rows.rows. The whole table is about 100 pretraining runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import replace
+from pathlib import Path
+
+from reproduce_rows import METHODS, Row, Table, rows
+from reproduce_table import print_tables, write_plots
+from reproduce_text import CORPORA, TARGETS, Bench, curated
+
+_table: list[Table] = []  # of this worker process: one, set as it starts
+
+
+def start_worker(table: Table) -> None:
+    """Keep what every row of this process needs."""
+    _table.append(replace(table, bench=replace(table.bench, workers=1)))
+
+
+def make_row(row: Row) -> float:
+    """Make a row; seconds it took here."""
+    begun = time.monotonic()
+    _table[0].make(row)
+    return time.monotonic() - begun
+
+
+def make_rows(table: Table, wanted: list[Row], *, hours: float, processes: int) -> None:
+    """Make rows in their order until `hours` have passed; the ones begun by then are finished."""
+    stop, context = time.monotonic() + hours * 3600, multiprocessing.get_context("spawn")
+    names = table.bench.catalog.snapshots
+    waiting = [row for row in wanted if row.scores not in names]
+    print(f"{len(wanted) - len(waiting)} of {len(wanted)} rows are there", flush=True)
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=start_worker, initargs=(table,)) as pool:
+        running: dict[Future[float], Row] = {}
+        while running or (waiting and time.monotonic() < stop):
+            while waiting and len(running) < processes and time.monotonic() < stop:
+                row = next_row(waiting, list(running.values()))
+                waiting.remove(row)
+                running[pool.submit(make_row, row)] = row
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                row = running.pop(future)
+                print(f"{time.strftime('%H:%M:%S')} {row.name}: {future.result():,.0f} s", flush=True)
+    print(f"{len(waiting)} rows to go", flush=True)
+
+
+def next_row(waiting: list[Row], running: list[Row]) -> Row:
+    """The first row that needs no shared model which a running row may be making, else the first."""
+    busy = {row.method for row in running}
+    return next((row for row in waiting if row.method not in busy), waiting[0])
+
+
+def main() -> None:
+    """Make rows, or print what there is."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("store", type=Path)
+    parser.add_argument("--hours", type=float, default=1.0)
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--steps", type=int, default=3000, help="of 16 rows of 256 tokens, in every pretraining")
+    parser.add_argument("--params", type=int, default=1_000_000)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=TARGETS)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--plots", type=Path)
+    options = parser.parse_args()
+    wanted = [row for row in rows(tuple(options.targets), seeds=options.seeds) if row.method in options.methods]
+    bench = Bench(folder=options.store)
+    if options.table or options.plots:
+        print_tables(bench.catalog, wanted)
+        if options.plots:
+            write_plots(bench.catalog, wanted, options.plots)
+        return
+    if not CORPORA.exists():
+        sys.exit(f"{CORPORA} is not there: this table needs the text that lies beside the checkout")
+    tokens = options.steps * 16 * 256
+    pools, targets = curated(bench, tokens=tokens)
+    table = Table(bench=bench, pools=pools, targets=targets, tokens=tokens, params=options.params)
+    make_rows(table, wanted, hours=options.hours, processes=options.processes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""What the rows of the reproduction are: each a model pretrained in its way, served, fine-tuned and scored.
+
+Every pretraining stream has the same number of tokens; a row whose step costs more also exists with as many tokens as
+equal FLOPs allow. What does not depend on the target is made once for its pool, and every step is a snapshot of the
+catalog, so an interrupted table continues and no part of it is computed twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from reproduce_text import CONTEXT, POOL_OF, Bench, Pool, Target, label
+
+from catalog.run import Step
+from catalog.snapshot import Snapshot
+from dataops.importance import Weigh
+from dataops.pack import Pack
+from dataops.resample import Resample
+from dataops.selectors import WeighClassifier, WeighCrossEntropy, WeighNgrams, WeighTwoStage
+from training.compare import Evaluate
+from training.expert import Project
+from training.steps import Finetune, Pretrain
+
+STEP_TOKENS = 16 * CONTEXT
+LARGER = 5  # times the parameters: the upper bound
+EXPERTS, MIXED, BANKS = 32, 16, 8  # of projected networks and soups; of mixtures; matrices summed from
+EPOCHS = {"1:1000": 40, "1:100": 12, "1:30": 8}  # of fine-tuning, at most: validation stops it
+LOOKS_PER_EPOCH = {"1:1000": 0.5, "1:100": 1.0, "1:30": 1.0}
+PAPER = {"smoothing": "none", "defence": 0.0, "max_epochs": 1e9}  # 2402.01093: the ratio of two histograms
+
+SELECTORS: dict[str, Callable[[int], Step]] = {
+    "ours": lambda tokens: Weigh(tokens=tokens),
+    **{f"plain-{k}": lambda tokens, k=k: Weigh(tokens=tokens, cells=k, **PAPER) for k in (16, 64, 256, 1024)},
+    "two-stage": lambda tokens: WeighTwoStage(tokens=tokens),
+    "dsir": lambda tokens: WeighNgrams(tokens=tokens),
+    "ced": lambda tokens: WeighCrossEntropy(tokens=tokens),
+    "classifier": lambda tokens: WeighClassifier(tokens=tokens),
+    # ours with one setting changed
+    **{f"ours-{k}": lambda tokens, k=k: Weigh(tokens=tokens, cells=k) for k in (16, 64, 256, 1024)},
+    **{f"ours-epochs-{cap}": lambda tokens, cap=cap: Weigh(tokens=tokens, max_epochs=float(cap)) for cap in (1, 2, 16)},
+    "ours-unsmoothed": lambda tokens: Weigh(tokens=tokens, smoothing="none"),
+    "ours-undefended": lambda tokens: Weigh(tokens=tokens, defence=0.0),
+    "ours-cold": lambda tokens: Weigh(tokens=tokens, temperature=1.4),
+    "ours-warm": lambda tokens: Weigh(tokens=tokens, temperature=0.7),
+}
+SHARED = {  # made once for a pool
+    "slm": Pretrain(tokens=1),
+    "large": Pretrain(tokens=1),
+    "pn": Pretrain(tokens=1, family="projected", experts=EXPERTS, banks=BANKS),
+    "soup": Pretrain(tokens=1, family="soup", experts=EXPERTS, banks=BANKS),
+    "mix": Pretrain(tokens=1, family="mixture", experts=MIXED),
+}
+PROJECTED = {"pn": "lowest-loss", "soup": "histogram", "mix": "lowest-loss"}
+TUNED_OTHERWISE = {"large-lora": "large", "distilled": "slm"}  # fine-tuned in another way than all weights on labels
+METHODS = ("nopt", *SHARED, *TUNED_OTHERWISE, *SELECTORS)
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Row:
+    """One model of the table."""
+
+    method: str
+    target: str
+    size: str = "1:1000"
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """Of the fine-tuned model's snapshot, and the start of all others of this row."""
+        return f"{self.target}-{label(self.size)}-{self.method}-{self.seed}"
+
+    @property
+    def scores(self) -> str:
+        """Name of the evaluation: before fine-tuning, where there is a before, and after."""
+        return f"{self.name}-scores"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Everything that making rows needs."""
+
+    bench: Bench
+    pools: dict[str, Pool]
+    targets: dict[tuple[str, str], Target]
+    tokens: int
+    params: int
+
+    def make(self, row: Row) -> Snapshot:
+        """The row's evaluation on the target's test documents."""
+        target = self.targets[row.target, row.size]
+        served = self._served(row)
+        tuned = self._tuned(row, target, served)
+        models = [each for each in (served, tuned) if each is not None]
+        return self.bench.do(Evaluate(), target.test, *models, into=row.scores)
+
+    def _served(self, row: Row) -> Snapshot | None:
+        if row.method == "nopt":
+            return None
+        if row.method in SELECTORS:
+            return self._specialized(row)
+        kind = TUNED_OTHERWISE.get(row.method, row.method)
+        whole = self._shared(kind, POOL_OF[row.target], row.seed)
+        if kind not in PROJECTED:
+            return whole
+        packs = self.targets[row.target, row.size].packs
+        return self.bench.do(Project(expert=PROJECTED[kind]), whole, packs, into=f"{row.name}-served")
+
+    def _shared(self, kind: str, pool: str, seed: int) -> Snapshot:
+        params = self.params * (LARGER if kind == "large" else 1)
+        step = replace(SHARED[kind], tokens=self.tokens, params=params, seed=seed)
+        return self.bench.do(step, self.pools[pool].packs, into=f"{pool}-{kind}-{seed}")
+
+    def _specialized(self, row: Row) -> Snapshot:
+        """Pretrained on what the selector draws: the draw is the same for every seed of training."""
+        pool, target = self.pools[POOL_OF[row.target]], self.targets[row.target, row.size]
+        name = replace(row, seed=0).name
+        mixture = self.bench.do(SELECTORS[row.method](self.tokens), pool.cells, target.train, into=f"{name}-mixture")
+        drawn = self.bench.do(Resample(tokens=self.tokens), pool.cells, mixture, into=f"{name}-drawn")
+        packs = self.bench.do(Pack(context=CONTEXT), drawn, into=f"{name}-packs")
+        step = Pretrain(tokens=self.tokens, params=self.params, seed=row.seed)
+        return self.bench.do(step, packs, into=f"{row.name}-served")
+
+    def _tuned(self, row: Row, target: Target, served: Snapshot | None) -> Snapshot:
+        size = target.packs.contents.summary["tokens"]
+        looks = round(size / STEP_TOKENS / LOOKS_PER_EPOCH[row.size])
+        step = Finetune(tokens=EPOCHS[row.size] * size, params=self.params, evaluate_every=max(1, looks), seed=row.seed)
+        inputs = [target.packs, target.validation, *([served] if served is not None else [])]
+        if row.method == "nopt":
+            step = replace(step, learning_rate=3 * step.learning_rate)  # that of pretraining: nothing is to be kept
+        elif row.method == "large-lora":
+            step = replace(step, lora_rank=64, learning_rate=3 * step.learning_rate)
+        elif row.method == "distilled":
+            step = replace(step, label_share=0.5)
+            inputs.append(self.make_model(replace(row, method="large")))
+        return self.bench.do(step, *inputs, into=row.name)
+
+    def make_model(self, row: Row) -> Snapshot:
+        """The row's fine-tuned model alone."""
+        return self._tuned(row, self.targets[row.target, row.size], self._served(row))
+
+
+def rows(targets: tuple[str, ...], *, seeds: int) -> list[Row]:
+    """All rows, those first that say most: the smallest size, one seed, the contest; then what explains it."""
+    smallest = "1:1000"
+    contest = ("slm", "ours", "plain-64", "plain-16", "nopt", "dsir", "ced", "plain-256", "classifier", "two-stage")
+    families = ("mix", "pn", "large", "large-lora", "distilled", "soup", "plain-1024")
+    main = ("slm", "ours", "plain-64", "dsir", "ced", "nopt")
+    ablations = tuple(name for name in SELECTORS if name.startswith("ours-"))
+    out = [Row(method=method, target=target) for method in contest for target in targets]
+    out += [Row(method=method, target=target) for method in families for target in targets]
+    out += [
+        Row(method=method, target=target, size=size)
+        for size in ("1:30", "1:100")
+        for method in ("slm", "nopt", "ours", "plain-64", "mix", "pn", "large")
+        for target in targets
+    ]
+    out += [
+        Row(method=method, target=target, size=smallest, seed=seed)
+        for seed in range(1, seeds)
+        for method in main
+        for target in targets
+    ]
+    return out + [Row(method=method, target=target) for method in ablations for target in targets]
