@@ -64,7 +64,8 @@ class Decontaminate:
         seen = work.stage("count", _count, shard_tasks(pool, **settings))
         documents_with = np.zeros(len(vocabulary), np.int64)
         for receipt in seen:
-            documents_with += np.load(receipt["path"])
+            with np.load(receipt["path"]) as found:
+                documents_with[found["at"]] += found["documents"]
         telling = vocabulary[documents_with < self.common_from]
         np.save(work.folder / "telling.npy", telling)
         belongs = np.array([np.isin(telling, each, assume_unique=True) for each in vocabularies])
@@ -99,16 +100,18 @@ def _collect(store: Store, task: Task) -> Receipt:
 
 def _count(store: Store, task: Task) -> Receipt:
     """How many documents of the shard hold each evaluation n-gram."""
-    vocabulary = np.load(Path(task["folder"]) / "vocabulary.npy")
+    vocabulary = np.load(Path(task["folder"]) / "vocabulary.npy", mmap_mode="r")
     live = read_live(store, task["shard"], task["layers"], ["text"])
-    path = Path(task["folder"]) / f"count-{task['number']}.npy"
-    np.save(path, texts_with_ngrams(live["text"], task["step"].ngram, vocabulary))
+    documents = texts_with_ngrams(live["text"], task["step"].ngram, vocabulary)
+    at = np.flatnonzero(documents)
+    path = Path(task["folder"]) / f"count-{task['number']}.npz"
+    np.savez(path, at=at, documents=documents[at])
     return {"path": str(path), "documents": live.num_rows, "bytes": live["text"].nbytes}
 
 
 def _decide(store: Store, task: Task) -> Receipt:
     step: Decontaminate = task["step"]
-    telling = np.load(Path(task["folder"]) / "telling.npy")
+    telling = np.load(Path(task["folder"]) / "telling.npy", mmap_mode="r")
     live = read_live(store, task["shard"], task["layers"], ["row", "id", "text"])
     hits, total, first = contained_ngrams(live["text"], step.ngram, telling)
     share = hits / np.maximum(total, 1)

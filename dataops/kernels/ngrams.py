@@ -67,9 +67,10 @@ def by_prefix(vocabulary: ArrayLike) -> tuple[NDArray[np.uint64], NDArray[np.int
     if np.any(known[1:] < known[:-1]):
         raise ValueError("vocabulary is not ascending: pass np.unique(hashes)")
     bits = max(1, min(24, len(known).bit_length()))
-    prefixes = np.arange(1 << bits, dtype=np.uint64) << np.uint64(64 - bits)
-    starts = np.append(np.searchsorted(known, prefixes), len(known))
-    return known, starts, np.uint64(64 - bits)
+    shift = np.uint64(64 - bits)
+    starts = np.zeros((1 << bits) + 1, np.int64)
+    np.cumsum(np.bincount((known >> shift).astype(np.int64), minlength=1 << bits), out=starts[1:])
+    return known, starts, shift
 
 
 def at_least_one(n: int) -> int:
