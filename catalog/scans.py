@@ -39,6 +39,7 @@ SCANS = {
     "given": schema.GIVEN,
     "taken_down": NAMED,
     "parts": schema.EVALUATION_PARTS,
+    "forecasts": schema.FORECASTS,
 }
 
 

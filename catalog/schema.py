@@ -160,6 +160,19 @@ EVALUATIONS = pa.schema(
     ]
 )
 
+# Gains of pairs of proxies, and what they predict for the planned size (`measured` is false).
+FORECASTS = pa.schema(
+    [
+        ("stage", pa.string()),
+        ("measured", pa.bool_()),
+        ("tokens", pa.int64()),
+        ("parameters", pa.int64()),
+        ("gain", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+    ]
+)
+
 # What a model was given: segments of rows of its packs (`shard` is the file), and how many samples held the row.
 GIVEN = pa.schema(
     [

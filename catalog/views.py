@@ -81,6 +81,7 @@ VIEWS = (
     _table("weights", "q.* EXCLUDE (file)"),
     _table("scores", "q.* EXCLUDE (file)"),
     _table("given", "q.* EXCLUDE (file)"),
+    _table("forecasts", "q.* EXCLUDE (file)"),
     """CREATE VIEW evaluation_parts AS
     SELECT s.snapshot, w.model, w.part, w."group" AS name, w.* EXCLUDE (file, model, part, "group")
     FROM snapshot_rows s JOIN column_rows c ON c.snapshot = s.number AND c.tbl = 'parts'

@@ -7,7 +7,7 @@ models: three unequal runs on two cores end sooner together than two and then on
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -21,11 +21,26 @@ from clusters.takedown import finish
 
 TRAINING = ("pretrain", "finetune")
 
+Check = Callable[[Mapping[str, Snapshot]], None]
+
+
+def accept(_: Mapping[str, Snapshot]) -> None:
+    """The check that lets every recipe go on."""
+
 
 def run_recipe(
-    recipe: Recipe, *, store: str, executor: str, workers: int, console: Console | None = None
+    recipe: Recipe,
+    *,
+    store: str,
+    executor: str,
+    workers: int,
+    console: Console | None = None,
+    check: Check = accept,
 ) -> dict[str, Snapshot]:
-    """Run the entries in order; what the catalog already has is not run again. Returns the snapshots by name."""
+    """Run the entries in order; what the catalog already has is not run again. Returns the snapshots by name.
+
+    `check` sees what was made after each entry; what it raises stops the recipe there.
+    """
     console = console or Console()
     steps = validate(recipe)
     chosen = executor_for(steps, executor, workers=workers)
@@ -45,6 +60,7 @@ def run_recipe(
         inputs = _inputs(entry, made, catalog)
         made[entry.name] = run(step, *inputs, into=entry.name, catalog=catalog, executor=chosen, listener=console.stage)
         console.done(facts(made[entry.name]), reused=catalog.sequence == before)
+        check(made)
     return made
 
 

@@ -39,6 +39,9 @@ def facts(snapshot: Snapshot) -> str:
         if summary.get("tokens"):
             text += f", {summary['tokens']:,} tokens"
         return text
+    if contents.kind == "forecast":
+        stages = (f"{summary[name]['gain']:+.3f} {name}" for name in ("before", "after"))
+        return f"gain {', '.join(stages)} fine-tuning, from {summary['documents']:,} documents"
     wanted = {
         "tokenizer": "{vocab_size:,} tokens learned from {documents:,} documents",
         "classifier": "accuracy {accuracy:.3f}, macro F1 {macro_f1:.3f} on {held_out_documents:,} held-out documents",

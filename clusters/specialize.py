@@ -15,6 +15,7 @@ from catalog.catalog import Catalog
 from catalog.errors import UsageError
 from catalog.snapshot import Snapshot
 from clusters.console import Console
+from clusters.plan_screen import prediction_lines
 from clusters.recipes import Recipe, Stated, override, validate
 from clusters.runner import executor_for, run_recipe
 from clusters.screens import last_screen
@@ -190,7 +191,7 @@ def run_and_export(recipe: Recipe, model: Path, *, store: str, executor: str, wo
     made = run_recipe(recipe, store=store, executor=executor, workers=workers, console=console)
     catalog = Catalog.open(store)
     write_export(catalog, made["export"], model)
-    print(last_screen(catalog, made, model, store=store))
+    print("\n".join([last_screen(catalog, made, model, store=store), *prediction_lines(catalog, made)]))
 
 
 def write_export(catalog: Catalog, exported: Snapshot, folder: Path) -> None:

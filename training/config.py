@@ -115,16 +115,7 @@ def sized(num_parameters: int, *, vocab_size: int, context: int) -> ModelConfig:
     """
     best: tuple[float, ModelConfig] | None = None
     for hidden in range(64, 8193, 64):
-        intermediate = round(hidden * 8 / 3 / 32) * 32
-        one = ModelConfig(
-            vocab_size=vocab_size,
-            context=context,
-            num_layers=1,
-            hidden_size=hidden,
-            num_heads=hidden // 64,
-            num_kv_heads=hidden // 64,
-            intermediate_size=intermediate,
-        )
+        one = _of_width(hidden, vocab_size=vocab_size, context=context)
         block = one.attention_matrices + one.mlp_parameters + 2 * hidden
         layers = round((num_parameters - vocab_size * hidden) / block)
         if layers < 2:
@@ -141,6 +132,24 @@ def sized(num_parameters: int, *, vocab_size: int, context: int) -> ModelConfig:
             "with its embeddings need more; use a smaller vocabulary or a larger model"
         )
     return best[1]
+
+
+def smallest(*, vocab_size: int, context: int) -> ModelConfig:
+    """The smallest shape that `sized` gives: two layers of width 64."""
+    return replace(_of_width(64, vocab_size=vocab_size, context=context), num_layers=2)
+
+
+def _of_width(hidden: int, *, vocab_size: int, context: int) -> ModelConfig:
+    """One layer with heads 64 wide and a feed-forward of 8/3 of the width."""
+    return ModelConfig(
+        vocab_size=vocab_size,
+        context=context,
+        num_layers=1,
+        hidden_size=hidden,
+        num_heads=hidden // 64,
+        num_kv_heads=hidden // 64,
+        intermediate_size=round(hidden * 8 / 3 / 32) * 32,
+    )
 
 
 _CHOICES = {

@@ -12,9 +12,19 @@ from catalog.errors import UsageError
 from clusters.commands.options import (
     STORE,
     WORKERS,
+    CellsOption,
+    DomainColumnOption,
     ExecutorOption,
+    IdColumnOption,
+    MinutesOption,
+    ParamsOption,
+    PoolOption,
+    PrintRecipeOption,
     SetOption,
     StoreOption,
+    TargetOption,
+    TextColumnOption,
+    TokensOption,
     WorkersOption,
     absolute,
 )
@@ -42,30 +52,24 @@ def demo(
 
 @app.command()
 def specialize(
-    pool: Annotated[list[str], typer.Option("--pool", help="Generic text: files, folders or globs; repeatable.")],
-    target: Annotated[list[str], typer.Option("--target", help="Text of the specialty; repeatable.")],
+    pool: PoolOption,
+    target: TargetOption,
     out: Annotated[Path, typer.Option("--out", help="Folder for the exported model.")],
     store: Annotated[str | None, typer.Option("--store", help="Folder of the store; default OUT/store.")] = None,
-    tokens: Annotated[
-        int | None, typer.Option(min=1000, help="Tokens of each pretraining stream; default: what --minutes allow.")
-    ] = None,
-    params: Annotated[int, typer.Option(min=10_000, help="Parameters of each model, about.")] = 1_000_000,
-    minutes: Annotated[
-        float, typer.Option(min=0.1, help="Training time, on two cores, to plan for where --tokens is not given.")
-    ] = 5.0,
-    cells: Annotated[int, typer.Option(min=2, help="Number of k-means cells.")] = 64,
+    tokens: TokensOption = None,
+    params: ParamsOption = 1_000_000,
+    minutes: MinutesOption = 5.0,
+    cells: CellsOption = 64,
     family: Annotated[
         str, typer.Option(help="decoder, recurrent, or beside two decoders: projected, soup, mixture.")
     ] = "decoder",
-    text_column: Annotated[str, typer.Option(help="Column that holds the text.")] = "text",
-    id_column: Annotated[str | None, typer.Option(help="Column that holds your own ids.")] = None,
-    domain_column: Annotated[str | None, typer.Option(help="Column that holds domain labels.")] = None,
+    text_column: TextColumnOption = "text",
+    id_column: IdColumnOption = None,
+    domain_column: DomainColumnOption = None,
     executor: ExecutorOption = "auto",
     workers: WorkersOption = WORKERS,
     assignments: SetOption = None,
-    print_recipe: Annotated[
-        bool, typer.Option("--print-recipe", help="Write the recipe instead of running it.")
-    ] = False,
+    print_recipe: PrintRecipeOption = False,
 ) -> None:
     """Make a specialized model of your text.
 
@@ -95,6 +99,77 @@ def specialize(
         executor=executor,
         workers=workers,
         assignments=assignments or [],
+    )
+
+
+@app.command()
+def plan(
+    pool: PoolOption,
+    target: TargetOption,
+    store: StoreOption = STORE,
+    tokens: TokensOption = None,
+    params: ParamsOption = 1_000_000,
+    minutes: MinutesOption = 5.0,
+    cells: CellsOption = 64,
+    tasks: Annotated[int, typer.Option(min=1, help="Specialties that will be wanted of the same pool.")] = 1,
+    hours: Annotated[
+        float | None, typer.Option(min=0.01, help="Training hours of one core for all tasks; default: no limit.")
+    ] = None,
+    max_params: Annotated[
+        int | None,
+        typer.Option(min=10_000, help="Parameters of the largest model that may be served; default: --params."),
+    ] = None,
+    proxy_tokens: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Tokens of a pair of proxies; repeatable. Default: 1/8, 1/4 and 1/2."),
+    ] = None,
+    proxy_params: Annotated[
+        int | None, typer.Option(min=10_000, help="Parameters of the proxies; default: a quarter, where it can be.")
+    ] = None,
+    text_column: TextColumnOption = "text",
+    id_column: IdColumnOption = None,
+    domain_column: DomainColumnOption = None,
+    executor: ExecutorOption = "auto",
+    workers: WorkersOption = WORKERS,
+    assignments: SetOption = None,
+    print_recipe: PrintRecipeOption = False,
+    output_format: Annotated[str, typer.Option("--format", help="text or json.")] = "text",
+) -> None:
+    """Say what a specialization would bring and cost.
+
+    Coverage, leakage, the gain that small models predict, the cost of each route, and which to take. What it makes is
+    in the store, where `specialize` with equal options finds it. Ends with 1 when the pool can't help.
+    """
+    from clusters.plan import plan_now, prepared
+    from clusters.specialize import Plan, columns
+
+    if output_format not in ("text", "json"):
+        raise UsageError(f"no output format {output_format!r} of a plan; the formats are text, json")
+    wanted = Plan(
+        pool=absolute(pool),
+        target=absolute(target),
+        tokens=tokens,
+        params=params,
+        minutes=minutes,
+        cells=cells,
+        columns=columns(text=text_column, identity=id_column, domain=domain_column),
+    )
+    planned, recipe = prepared(
+        wanted, proxy_tokens=proxy_tokens or [], proxy_params=proxy_params, assignments=assignments or []
+    )
+    if print_recipe:
+        sys.stdout.write(recipe.to_yaml())
+        return
+    plan_now(
+        planned,
+        recipe,
+        max_params=max_params,
+        tasks=tasks,
+        hours=hours,
+        store=store,
+        executor=executor,
+        workers=workers,
+        output_format=output_format,
     )
 
 
@@ -141,10 +216,10 @@ def ingest(
     paths: Annotated[list[str], typer.Argument(help="Text: files, folders or globs.")],
     store: StoreOption = STORE,
     source: Annotated[str | None, typer.Option(help="Source of all documents; default: by folder or file.")] = None,
-    text_column: Annotated[str, typer.Option(help="Column that holds the text.")] = "text",
-    id_column: Annotated[str | None, typer.Option(help="Column that holds your own ids.")] = None,
+    text_column: TextColumnOption = "text",
+    id_column: IdColumnOption = None,
     source_column: Annotated[str | None, typer.Option(help="Column that holds sources.")] = None,
-    domain_column: Annotated[str | None, typer.Option(help="Column that holds domain labels.")] = None,
+    domain_column: DomainColumnOption = None,
     url_column: Annotated[str | None, typer.Option(help="Column that holds addresses.")] = None,
     executor: ExecutorOption = "auto",
     workers: WorkersOption = WORKERS,

@@ -25,6 +25,21 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Setting of an entry: name.setting=value in YAML; repeatable.")
 ]
 
+PoolOption = Annotated[list[str], typer.Option("--pool", help="Generic text: files, folders or globs; repeatable.")]
+TargetOption = Annotated[list[str], typer.Option("--target", help="Text of the specialty; repeatable.")]
+TokensOption = Annotated[
+    int | None, typer.Option(min=1000, help="Tokens of each pretraining stream; default: what --minutes allow.")
+]
+ParamsOption = Annotated[int, typer.Option(min=10_000, help="Parameters of each model, about.")]
+MinutesOption = Annotated[
+    float, typer.Option(min=0.1, help="Training time, on two cores, to plan for where --tokens is not given.")
+]
+CellsOption = Annotated[int, typer.Option(min=2, help="Number of k-means cells.")]
+PrintRecipeOption = Annotated[bool, typer.Option("--print-recipe", help="Write the recipe instead of running it.")]
+TextColumnOption = Annotated[str, typer.Option(help="Column that holds the text.")]
+IdColumnOption = Annotated[str | None, typer.Option(help="Column that holds your own ids.")]
+DomainColumnOption = Annotated[str | None, typer.Option(help="Column that holds domain labels.")]
+
 
 def catalog_of(store: str) -> Catalog:
     """The catalog of the store at `store`."""

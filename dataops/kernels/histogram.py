@@ -54,6 +54,13 @@ def token_histogram(cells: ArrayLike, tokens: ArrayLike, num_cells: int) -> NDAr
     return histogram
 
 
+def effective_cells(mass: ArrayLike) -> float:
+    """exp(entropy) of a histogram [k]: how many equally full cells would be as spread out."""
+    counts = np.asarray(mass, np.float64)
+    share = counts[counts > 0] / counts.sum()
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
 def dirichlet_alpha(target_counts: ArrayLike, generic_share: ArrayLike) -> float:
     """The strength of smoothing towards `generic_share` that best predicts each target window from the others.
 

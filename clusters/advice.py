@@ -1,0 +1,133 @@
+"""Which route the budgets and the evidence call for, and when the honest answer is none.
+
+The rule of 2402.01093, section 1: a large inference budget wants a large model; a small one with a large budget for
+specialization wants a small model pretrained for each task on the resampled pool; with little of both, one shared
+pretraining run whose result adapts cheaply. What was measured on this pool and this target stands above the rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from training.forecast import Prediction
+from training.routes import Route
+
+FEWEST_HELD_OUT = 8  # documents: below, an interval over documents says little
+MOST_OUTSIDE = 0.5  # share of target windows beyond the pool's 99th percentile; 0.01 is no difference
+WIDE = 0.25  # of the pool's effective cells: experts did not beat the plain model on targets spread over 0.3 and 0.5
+TOKENS_PER_PARAMETER = 50  # of each expert: mixtures lost to the plain model at 22, won at 90 (from its GPU hours)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What may be spent: the largest model that may be served, tasks, and FLOPs of training for all of them."""
+
+    max_params: int
+    tasks: int
+    flops: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What the pool showed: predicted gains, effective cells of the target per those of the pool, tokens an expert."""
+
+    before: Prediction
+    after: Prediction
+    spread: float
+    tokens_per_expert: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advice:
+    """A route and why."""
+
+    route: str
+    reason: str
+
+
+def too_small(documents: int, held_out: int) -> str:
+    """Why a target with so many validation documents can't be planned for; "" when it can."""
+    if held_out >= FEWEST_HELD_OUT:
+        return ""
+    return (
+        f"the target is too small to tell a gain: of its {documents} clean documents {held_out} are for validation "
+        f"where at least {FEWEST_HELD_OUT} are needed; give more documents, or move the bounds of the splits by --set"
+    )
+
+
+def uncovered(outside: float) -> str:
+    """Why a pool that lies so far from the target can't help; "" when it may."""
+    if outside <= MOST_OUTSIDE:
+        return ""
+    return (
+        f"the pool can't help: {outside:.0%} of the target's windows lie further from every cell than 99% of the "
+        "pool's; add text near the target to --pool, or learn from the target alone (`finetune` without a model)"
+    )
+
+
+def without_gain(before: Prediction, after: Prediction) -> str:
+    """Why resampling is not worth it; "" when one of the predicted gains lies above 0."""
+    if before.is_positive or after.is_positive:
+        return ""
+    return (
+        f"no gain of resampling can be told: {interval(before)} bits/byte before fine-tuning, {interval(after)} after; "
+        "add text near the target to --pool, or use the pool as it is: `pretrain` on generic-packs, then `finetune`"
+    )
+
+
+def recommend(routes: Mapping[str, Route], evidence: Evidence, budget: Budget) -> Advice:
+    """The route to take."""
+
+    def fits(name: str) -> bool:
+        return routes[name].total(budget.tasks) <= budget.flops
+
+    tasks = f"{budget.tasks} task{'s' * (budget.tasks > 1)}"
+    if routes["llm-lora"].served <= budget.max_params and fits("llm-lora"):
+        reason = (
+            f"{budget.max_params:,} parameters may be served, and one large model tuned for {tasks} fits the budget"
+        )
+        return Advice(route="llm-lora", reason=f"{reason}: it beats every small one of 2402.01093")
+    gain = f"resampling gains {interval(evidence.after)} bits/byte after fine-tuning"
+    if evidence.after.is_positive and fits("slm-is"):
+        reason = f"{gain}, and a pretraining run for each of {tasks} fits the budget"
+        share = routes["slm-is"].total(budget.tasks) / routes["slm"].total(budget.tasks)
+        return Advice(route="slm-is", reason=reason + f", at {share:.1f} times the cost of a shared one" * (share > 1))
+    if not evidence.after.is_positive:
+        return _unsure(evidence, for_nothing=routes["slm-is"].total(budget.tasks) <= routes["slm"].total(budget.tasks))
+    return _shared(routes, evidence, fits_pn=fits("slm-pn"), fits_any=fits("slm"), lead=_dear(routes, budget, gain))
+
+
+def _unsure(evidence: Evidence, *, for_nothing: bool) -> Advice:
+    """Where the interval of the gain after fine-tuning holds 0, or lies below it."""
+    gain = f"the gain is {interval(evidence.before)} bits/byte before fine-tuning, {interval(evidence.after)} after it"
+    if evidence.after.gain > 0 and for_nothing:
+        return Advice(route="slm-is", reason=f"{gain}: not sure, but resampling costs no more than the plain model")
+    more = "; larger --proxy-tokens tell more" if evidence.after.high > 0 else ""
+    return Advice(route="slm", reason=f"{gain}: not enough to pay a pretraining run for each task{more}")
+
+
+def _dear(routes: Mapping[str, Route], budget: Budget, gain: str) -> str:
+    share = routes["slm-is"].total(budget.tasks) / budget.flops
+    return f"{gain}, but a pretraining run for each of {budget.tasks} tasks costs {share:.2g} times the budget"
+
+
+def _shared(routes: Mapping[str, Route], evidence: Evidence, *, fits_pn: bool, fits_any: bool, lead: str) -> Advice:
+    """Of the routes with one pretraining run for all tasks."""
+    if not fits_any:
+        return Advice(
+            route="slm", reason=f"{lead}, and so does one shared run: this is the cheapest; plan less --tokens"
+        )
+    if evidence.spread > WIDE:
+        reason = f"the target is spread over {evidence.spread:.0%} of the pool's effective cells, too wide for experts"
+        return Advice(route="slm", reason=f"{lead}, and {reason}")
+    if fits_pn:
+        return Advice(route="slm-pn", reason=f"{lead}: one projected network serves all tasks, each takes an expert")
+    if evidence.tokens_per_expert >= TOKENS_PER_PARAMETER * routes["slm-mix"].served:
+        return Advice(route="slm-mix", reason=f"{lead}, as does a projected network; a mixture has tokens enough")
+    return Advice(route="slm", reason=f"{lead}, as does a projected network; a mixture has too few tokens an expert")
+
+
+def interval(prediction: Prediction) -> str:
+    """`+0.120 [+0.050, +0.190]`."""
+    return f"{prediction.gain:+.3f} [{prediction.low:+.3f}, {prediction.high:+.3f}]"

@@ -1,0 +1,122 @@
+"""`tamis plan`: what a specialization would bring and cost, before it is paid for.
+
+It runs the recipe of `tamis specialize` up to its packs, then pairs of small models on these packs, the proxies, and
+their forecast. All of it is in the store, so `specialize` on the same store begins where the plan ended.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from catalog.catalog import Catalog
+from catalog.errors import TamisError, UsageError
+from catalog.snapshot import Snapshot
+from clusters.advice import too_small, uncovered
+from clusters.console import Console
+from clusters.plan_report import outside, report_of, tuning
+from clusters.plan_screen import plan_screen
+from clusters.recipes import Recipe, Stated, override
+from clusters.runner import run_recipe
+from clusters.specialize import MODELS, Plan, recipe_for
+from training.config import smallest
+
+LAST = "target-packs"  # of the main job's recipe: what the proxies learn from is made
+SHARES = (8, 4, 2)  # planned tokens per token of each proxy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proxies:
+    """Pairs of small models: tokens of each pair, and the parameters that all have."""
+
+    tokens: tuple[int, ...]
+    params: int
+
+    def __post_init__(self) -> None:
+        if not self.tokens or list(self.tokens) != sorted(set(self.tokens)) or self.tokens[0] < 1:
+            raise UsageError(f"proxies of {list(self.tokens)} tokens: expected different sizes, from small to large")
+
+
+def proxies_for(plan: Plan, planned: Stated, *, tokens: Sequence[int], params: int | None) -> Proxies:
+    """The proxies asked for; by default a quarter of the parameters, or the smallest shape of this vocabulary."""
+    wanted = int(planned.settings["params"])
+    least = smallest(vocab_size=plan.vocab_size, context=plan.context).num_parameters
+    by_share = sorted({max(1, int(planned.settings["tokens"]) // share) for share in SHARES})
+    return Proxies(tokens=tuple(tokens or by_share), params=params or max(wanted // 4, least))
+
+
+def plan_recipe(recipe: Recipe, proxies: Proxies) -> Recipe:
+    """The recipe of the main job up to its packs, then the proxies, their evaluation and the forecast.
+
+    A proxy has the settings of the planned run that it stands for, but for its size.
+    """
+    entries = {entry.name: entry for entry in recipe.entries}
+    before, after, scored = [], [], []
+    for number, tokens in enumerate(proxies.tokens, 1):
+        names = {name: f"proxy-{name}-{number}" for name in MODELS}
+        size = {"tokens": tokens, "params": proxies.params}
+        before += [_smaller(entries[name], names[name], **size) for name in MODELS]
+        tuned = [_smaller(entries[f"{name}-tuned"], f"{names[name]}-tuned", tokens=tuning(tokens)) for name in MODELS]
+        after += [
+            dataclasses.replace(entry, inputs=(*entry.inputs[:2], names[name]))
+            for entry, name in zip(tuned, MODELS, strict=True)
+        ]
+        scored += [*names.values(), *(entry.name for entry in tuned)]
+    planned = {key: entries[MODELS[1]].settings[key] for key in ("tokens", "params")}
+    head = list(recipe.entries)[: [entry.name for entry in recipe.entries].index(LAST) + 1]
+    scores = Stated(name="proxy-scores", step="evaluate", inputs=("validation", *scored))
+    forecast = Stated(name="forecast", step="forecast", inputs=(scores.name, "test", *scored), settings=planned)
+    return Recipe(entries=(*head, *before, *after, scores, forecast))
+
+
+def _smaller(entry: Stated, name: str, **size: int) -> Stated:
+    return dataclasses.replace(entry, name=name, settings={**entry.settings, **size})
+
+
+def check(made: Mapping[str, Snapshot]) -> None:
+    """Raise TamisError as soon as what was made shows that the pool can't help."""
+    newest = list(made)[-1]
+    why = ""
+    if newest == "validation":
+        why = too_small(made["target-clean"].contents.rows, made["validation"].contents.rows)
+    elif newest == "mixture":
+        why = uncovered(outside(made))
+    if why:
+        raise TamisError(why)
+
+
+def prepared(
+    plan: Plan, *, proxy_tokens: Sequence[int], proxy_params: int | None, assignments: Sequence[str]
+) -> tuple[Stated, Recipe]:
+    """The run that is planned, and the recipe of the plan; `assignments` speak of the main job's entries."""
+    recipe = override(recipe_for(plan), assignments)
+    planned = next(entry for entry in recipe.entries if entry.name == MODELS[1])
+    return planned, plan_recipe(recipe, proxies_for(plan, planned, tokens=proxy_tokens, params=proxy_params))
+
+
+def plan_now(
+    planned: Stated,
+    recipe: Recipe,
+    *,
+    max_params: int | None,
+    tasks: int,
+    hours: float | None,
+    store: str,
+    executor: str,
+    workers: int,
+    output_format: str,
+) -> None:
+    """Make the plan and print it. Raises TamisError, after printing, when the pool can't help."""
+    console = Console()
+    console.title(f"tamis plan: {planned.settings['tokens']:,} tokens and {planned.settings['params']:,} parameters")
+    made = run_recipe(recipe, store=store, executor=executor, workers=workers, console=console, check=check)
+    report = report_of(Catalog.open(store), made, planned, max_params=max_params, tasks=tasks, hours=hours)
+    if output_format == "json":
+        sys.stdout.write(json.dumps(dataclasses.asdict(report), indent=1) + "\n")
+    else:
+        print(plan_screen(report))
+    if report.refused:
+        raise TamisError(report.refused)

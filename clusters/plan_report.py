@@ -1,0 +1,199 @@
+"""The report of a plan: what its snapshots say, what the routes cost, and how fast this machine is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from catalog.catalog import Catalog
+from catalog.lineage import Loss, waterfall
+from catalog.query import sql
+from catalog.snapshot import Snapshot
+from catalog.tables import read_table
+from clusters.advice import Advice, Budget, Evidence, recommend, without_gain
+from clusters.recipes import Stated, make_step
+from clusters.specialize import MOST_EXPERTS, TUNING_SHARE
+from dataops.kernels.histogram import effective_cells
+from training.config import TrainConfig, sized
+from training.forecast import Prediction
+from training.inputs import pack_paths
+from training.routes import Route, Routes
+from training.speed import Speed, measure
+from training.steps import Pretrain
+
+LARGER = 6  # times the parameters: the larger model of the method's paper
+LORA_RANK = 64
+NEAR = 0.8  # share of a document's 13-grams from which on it counts as a near-duplicate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """Pool or target: clean documents and tokens, and what each rule took."""
+
+    documents: int
+    tokens: int
+    losses: tuple[Loss, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What the mixture is like. `outside`: the share of target windows beyond the pool's 99th percentile of distance;
+    `effective`: exp(entropy) over cells; `sample_cells`: 1 / sum of squared weights; `epochs`: of cells that are drawn.
+    """
+
+    outside: float
+    cells: int
+    chosen_cells: int
+    effective_pool: float
+    effective_target: float
+    sample_cells: float
+    median_epochs: float
+    most_epochs: float
+    capped_cells: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything that a plan says. `pairs` are the rows of the table `forecasts`; `refused` is "" unless it refuses."""
+
+    tokens: int
+    params: int
+    tasks: int
+    pool: Side
+    target: Side
+    leaked: int
+    near_leaked: int
+    validation: int
+    test: int
+    selection: Selection
+    pairs: tuple[Mapping[str, Any], ...]
+    before: Prediction
+    after: Prediction
+    routes: tuple[Route, ...]
+    speed: Speed
+    preparing_seconds: float
+    advice: Advice
+    refused: str
+
+
+def report_of(
+    catalog: Catalog,
+    made: Mapping[str, Snapshot],
+    planned: Stated,
+    *,
+    max_params: int | None,
+    tasks: int,
+    hours: float | None,
+) -> Report:
+    """The report of what a plan made; measures this machine's speed."""
+    settings = make_step(planned.step, planned.settings)
+    assert isinstance(settings, Pretrain)
+    packs, forecast = made["generic-packs"], made["forecast"]
+    stages = {name: Prediction(**forecast.contents.summary[name]) for name in ("before", "after")}
+    routes = routes_of(packs, settings, max_params=max_params)
+    small = sized(settings.params, vocab_size=packs.contents.summary["vocab_size"], context=_context(packs))
+    train = TrainConfig(tokens=1, batch_rows=settings.batch_rows, micro_batch_rows=settings.micro_batch_rows)
+    speed = measure(pack_paths(catalog.store, packs), small, train=train, threads=settings.threads)
+    selection = selection_of(catalog, made)
+    evidence = Evidence(
+        **stages,
+        spread=selection.effective_target / selection.effective_pool,
+        tokens_per_expert=settings.tokens / min(MOST_EXPERTS, selection.cells),
+    )
+    flops = float("inf") if hours is None else hours * 3600 * speed.flops_per_second
+    budget = Budget(max_params=max_params or settings.params, tasks=tasks, flops=flops)
+    leaked, near = _leaks(catalog, made["clean"])
+    return Report(
+        tokens=settings.tokens,
+        params=settings.params,
+        tasks=tasks,
+        pool=_side(catalog, made["clean-tokens"]),
+        target=_side(catalog, made["target-tokens"]),
+        leaked=leaked,
+        near_leaked=near,
+        validation=made["validation"].contents.rows,
+        test=made["test"].contents.rows,
+        selection=selection,
+        pairs=tuple(read_table(catalog.store, forecast.artifact("forecasts")).to_pylist()),
+        **stages,
+        routes=routes,
+        speed=speed,
+        preparing_seconds=sum(catalog.runs[each.run].seconds for each in made.values()),
+        advice=recommend({route.name: route for route in routes}, evidence, budget),
+        refused=without_gain(**stages),
+    )
+
+
+def routes_of(packs: Snapshot, planned: Pretrain, *, max_params: int | None) -> tuple[Route, ...]:
+    """The routes to a model of the planned size on packs like these; `planned` is the step of the planned run.
+
+    The larger model is as large as may be served, or, where that is not larger, as large as the paper's.
+    """
+    summary = packs.contents.summary
+    shape = {"vocab_size": summary["vocab_size"], "context": summary["context"]}
+    larger = max_params if max_params and max_params > planned.params else LARGER * planned.params
+    return Routes(
+        small=sized(planned.params, **shape),
+        large=sized(larger, **shape),
+        tokens=planned.tokens,
+        tuning_tokens=tuning(planned.tokens),
+        experts=MOST_EXPERTS,
+        cells=len(summary["rows_per_cell"]),
+        banks=planned.banks,
+        micro_batch_rows=planned.micro_batch_rows,
+        lora_rank=LORA_RANK,
+    ).all()
+
+
+def selection_of(catalog: Catalog, made: Mapping[str, Snapshot]) -> Selection:
+    """The figures of the mixture that was made."""
+    summary, weights = made["mixture"].contents.summary, read_table(catalog.store, made["mixture"].artifact("weights"))
+    pool, target, epochs = (weights[name].to_numpy() for name in ("pool_tokens", "target_tokens", "epochs"))
+    drawn = epochs[pool > 0]
+    return Selection(
+        outside=outside(made),
+        cells=summary["cells"],
+        chosen_cells=summary.get("resolution", summary["cells"]),
+        effective_pool=effective_cells(pool),
+        effective_target=effective_cells(target),
+        sample_cells=summary["effective_sample_size"],
+        median_epochs=float(np.median(drawn)),
+        most_epochs=float(drawn.max()),
+        capped_cells=summary["capped_cells"],
+    )
+
+
+def outside(made: Mapping[str, Snapshot]) -> float:
+    """The share of target windows that lie beyond the pool's 99th percentile of distance."""
+    return 1.0 - float(made["mixture"].contents.summary["coverage"])
+
+
+def _context(packs: Snapshot) -> int:
+    return int(packs.contents.summary["context"])
+
+
+def _side(catalog: Catalog, tokenized: Snapshot) -> Side:
+    return Side(
+        documents=tokenized.contents.rows,
+        tokens=tokenized.contents.summary["tokens"],
+        losses=tuple(waterfall(catalog, tokenized)),
+    )
+
+
+def _leaks(catalog: Catalog, clean: Snapshot) -> tuple[int, int]:
+    """Pool documents that went because they hold text of the target, and how many of them were nearly copies of it."""
+    rows = sql(
+        catalog,
+        "SELECT count(*) AS leaked, count(*) FILTER (similarity >= ?) AS near FROM decisions "
+        "WHERE snapshot = ? AND rule = 'contaminated'",
+        [NEAR, clean.ref],
+    ).to_pylist()
+    return rows[0]["leaked"], rows[0]["near"]
+
+
+def tuning(tokens: int) -> int:
+    """Fine-tuning tokens of the main job after so many of pretraining."""
+    return max(1, tokens // TUNING_SHARE)

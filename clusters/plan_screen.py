@@ -1,0 +1,137 @@
+"""Text about plans: the report of `tamis plan`, and what became of its prediction."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from catalog.catalog import Catalog
+from catalog.snapshot import Snapshot
+from clusters.console import duration
+from clusters.screens import AFTER, BEFORE, waterfall_table
+
+if TYPE_CHECKING:
+    from clusters.plan_report import Report, Selection, Side
+    from training.forecast import Prediction
+
+STAGES = {"before": "before fine-tuning", "after": "after fine-tuning"}
+
+
+def plan_screen(report: Report) -> str:
+    """Everything a plan says, for a person."""
+    held_out = f"{report.validation:,} documents for validation and {report.test:,} for the test"
+    lines = [
+        "",
+        "Pool",
+        _side(report.pool),
+        "Target",
+        _side(report.target),
+        f"  of these, {held_out}",
+        _leakage(report),
+    ]
+    lines += ["", f"Selection, for a stream of {report.tokens:,} tokens", *_selection(report.selection)]
+    lines += ["", f"Gain of resampling, bits/byte on {report.validation:,} documents (above 0: it helps)"]
+    lines += _gains(report.pairs)
+    lines += [_errors(STAGES["before"], report.before), _errors(STAGES["after"], report.after)]
+    lines += ["", f"Cost for {report.tasks} task{'s' * (report.tasks > 1)}", *_costs(report)]
+    if report.refused:
+        return "\n".join([*lines, "", "Recommended: nothing"])
+    reason = textwrap.wrap(report.advice.reason, 110, initial_indent="  ", subsequent_indent="  ")
+    return "\n".join([*lines, "", f"Recommended: {report.advice.route}", *reason])
+
+
+def _side(side: Side) -> str:
+    if side.losses:
+        return waterfall_table(list(side.losses))
+    return f"  {side.documents:,} documents, {side.tokens:,} tokens; nothing was dropped"
+
+
+def _leakage(report: Report) -> str:
+    if not report.leaked:
+        return "Leakage: no pool document holds a passage of the target, validation and test included"
+    return (
+        f"Leakage: {report.leaked:,} pool document{'s' * (report.leaked > 1)} with passages of the target, validation "
+        f"and test included; {report.near_leaked:,} nearly copies of it; all removed"
+    )
+
+
+def _selection(found: Selection) -> list[str]:
+    rows = {
+        "outside": f"{found.outside:.1%} of the target's windows are further from every cell than 99% of the pool's",
+        "effective cells": f"pool {found.effective_pool:.1f}, target {found.effective_target:.1f} of {found.cells}",
+        "cells compared": f"{found.chosen_cells}",
+        "effective sample": f"{found.sample_cells:.1f} cells",
+        "epochs of a cell": f"median {found.median_epochs:.2f}, most {found.most_epochs:.2f}; "
+        f"{found.capped_cells} of {found.cells} cells at the cap",
+    }
+    return [f"  {name:<18} {text}" for name, text in rows.items()]
+
+
+def _gains(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each pair of proxies, the prediction last."""
+    lines = [f"  {'tokens':>12} {'parameters':>12}  {STAGES['before']:<26} {STAGES['after']:<26}"]
+    before, after = ([row for row in pairs if row["stage"] == stage] for stage in STAGES)
+    for one, two in zip(before, after, strict=True):
+        gains = "  ".join(f"{_gain(row):<25}" for row in (one, two))
+        lines.append(f"  {one['tokens']:>12,} {one['parameters']:>12,}  {gains}" + "predicted" * (not one["measured"]))
+    return lines
+
+
+def _gain(row: Mapping[str, Any]) -> str:
+    return f"{row['gain']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+
+
+def _errors(title: str, found: Prediction) -> str:
+    parts = f"documents {found.documents:.3f}, seeds {found.seeds:.3f}, curve {found.curve:.3f}"
+    return f"  standard errors of the prediction {title}: {parts}"
+
+
+def _costs(report: Report) -> list[str]:
+    speed, parts = report.speed, ("shared", "each task", "all tasks")
+    lines = [f"  {'':<9} {'':>11}  {'FLOPs':<29}  time here"]
+    lines += ["  " + " ".join([f"{'route':<9} {'parameters':>11}", *(f"{part:>9}" for part in (*parts, *parts))])]
+    for route in report.routes:
+        flops = (route.generic, route.task, route.total(report.tasks))
+        cells = [*(f"{each:>9.1e}" for each in flops), *(f"{_time(speed.seconds(each)):>9}" for each in flops)]
+        lines.append("  " + " ".join([f"{route.name:<9} {route.served:>11,}", *cells]))
+    lines += [
+        f"  time: one run at a time, {speed.threads} thread{'s' * (speed.threads > 1)}, this machine as busy as it is: "
+        f"{speed.flops_per_second / 1e9:,.0f} GFLOP/s, median of {speed.steps} steps",
+        f"  curation, selection and proxies are done and took {duration(report.preparing_seconds)}",
+    ]
+    return lines
+
+
+def _time(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:,.1f} h"
+
+
+def forecast_of(catalog: Catalog, made: Mapping[str, Snapshot]) -> Snapshot | None:
+    """The newest forecast of the models that the main job made: on the same packs, of the same size."""
+    planned = catalog.runs[made["specialized"].run].parameters
+    size = {name: planned[name] for name in ("tokens", "params")}
+    for forecast in reversed([each for each in catalog.live() if each.contents.kind == "forecast"]):
+        models = [each for each in catalog.inputs(forecast) if each.contents.kind == "model"]
+        packs = {each.id for model in models for each in catalog.inputs(model) if each.contents.kind == "packs"}
+        summary = forecast.contents.summary
+        if made["specialized-packs"].id in packs and size == {name: summary[name] for name in size}:
+            return forecast
+    return None
+
+
+def prediction_lines(catalog: Catalog, made: Mapping[str, Snapshot]) -> list[str]:
+    """What a plan predicted for the models of the main job beside what was measured; nothing without a plan."""
+    forecast = forecast_of(catalog, made)
+    if forecast is None:
+        return []
+    rows = {(row["model"], row["baseline"]): row for row in made["test-scores"].contents.summary["comparisons"]}
+    lines = ["", f"Predicted by {forecast.ref}, and what came true: gain of resampling in bits/byte"]
+    for (stage, title), pair in zip(STAGES.items(), (BEFORE, AFTER), strict=True):
+        found, actual = forecast.contents.summary[stage], rows[pair]
+        where = "inside" if found["low"] <= -actual["difference"] <= found["high"] else "outside"
+        measured = {"gain": -actual["difference"], "low": -actual["high"], "high": -actual["low"]}
+        lines.append(f"  {title}: predicted {_gain(found)}, measured {_gain(measured)}: {where} the prediction")
+    return lines

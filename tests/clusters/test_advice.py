@@ -1,0 +1,67 @@
+"""The decision rule, case by case, and what the pool must show first."""
+
+from __future__ import annotations
+
+import pytest
+
+from clusters.advice import Budget, Evidence, recommend, too_small, uncovered, without_gain
+from training.forecast import Prediction
+from training.routes import Route
+
+ROUTES = {
+    "slm": Route(name="slm", served=100, generic=100.0, task=10.0),
+    "slm-is": Route(name="slm-is", served=100, generic=0.0, task=110.0),
+    "slm-pn": Route(name="slm-pn", served=100, generic=160.0, task=10.0),
+    "slm-mix": Route(name="slm-mix", served=100, generic=100.0, task=10.0),
+    "llm-lora": Route(name="llm-lora", served=600, generic=600.0, task=40.0),
+}
+
+
+def gain(value: float, error: float = 0.02) -> Prediction:
+    low, high = value - error, value + error
+    return Prediction(gain=value, low=low, high=high, slope=0.0, documents=error, seeds=0.0, curve=0.0)
+
+
+NARROW = {"spread": 0.1, "tokens_per_expert": 10_000.0}
+SURE = Evidence(before=gain(0.2), after=gain(0.1), **NARROW)
+LOST = Evidence(before=gain(0.2), after=gain(0.01), **NARROW)
+WORSE = Evidence(before=gain(0.2), after=gain(-0.1), **NARROW)
+WIDE = Evidence(before=gain(0.2), after=gain(0.1), spread=0.5, tokens_per_expert=10_000.0)
+THIN = Evidence(before=gain(0.2), after=gain(0.1), spread=0.1, tokens_per_expert=500.0)
+ENDLESS = float("inf")
+
+
+@pytest.mark.parametrize(
+    ("evidence", "max_params", "tasks", "flops", "route", "reason"),
+    [
+        (SURE, 600, 5, ENDLESS, "llm-lora", "600 parameters may be served"),
+        (SURE, 600, 5, 700.0, "slm-is", "for each of 5 tasks fits the budget, at 3.7 times the cost of a shared one"),
+        (SURE, 100, 1, ENDLESS, "slm-is", "+0.100 [+0.080, +0.120] bits/byte after fine-tuning, and"),
+        (SURE, 100, 50, ENDLESS, "slm-is", "for each of 50 tasks fits"),
+        (SURE, 100, 10, 300.0, "slm-pn", "for each of 10 tasks costs 3.7 times the budget: one projected network"),
+        (SURE, 100, 10, 220.0, "slm-mix", "a mixture has tokens enough"),
+        (THIN, 100, 10, 220.0, "slm", "a mixture has too few tokens an expert"),
+        (WIDE, 100, 10, 300.0, "slm", "spread over 50% of the pool's effective cells"),
+        (SURE, 100, 10, 150.0, "slm", "this is the cheapest; plan less --tokens"),
+        (LOST, 100, 1, ENDLESS, "slm-is", "+0.010 [-0.010, +0.030] after it: not sure, but resampling costs no more"),
+        (LOST, 100, 10, 300.0, "slm", "not enough to pay a pretraining run for each task; larger --proxy-tokens"),
+        (WORSE, 100, 1, ENDLESS, "slm", "-0.100 [-0.120, -0.080] after it: not enough to pay"),
+    ],
+)
+def test_the_route_follows_from_budgets_and_evidence(
+    evidence: Evidence, max_params: int, tasks: int, flops: float, route: str, reason: str
+) -> None:
+    advice = recommend(ROUTES, evidence, Budget(max_params=max_params, tasks=tasks, flops=flops))
+    assert advice.route == route
+    assert reason in advice.reason
+
+
+def test_a_plan_is_refused_without_documents_coverage_or_gain() -> None:
+    assert too_small(200, 8) == ""
+    assert "of its 20 clean documents 1 are for validation where at least 8 are needed; give more" in too_small(20, 1)
+    assert uncovered(0.4) == ""
+    assert "97% of the target's windows lie further from every cell" in uncovered(0.97)
+    assert without_gain(gain(0.1), gain(0.0)) == without_gain(gain(0.0), gain(0.1)) == ""
+    assert "no gain of resampling can be told: +0.010 [-0.010, +0.030] bits/byte" in without_gain(
+        gain(0.01), gain(-0.1)
+    )

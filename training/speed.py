@@ -1,0 +1,54 @@
+"""How fast this machine trains a shape: a few steps of the real loop, thrown away afterwards."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.config import ModelConfig, TrainConfig
+from training.context import LocalContext
+from training.pretrain import pretrain
+
+_FLOPS = 1.5e12  # about what the calibration may cost: seconds on one core
+_FEWEST, _MOST = 4, 16  # steps; the first is left out, it also warms up
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """FLOPs a second of one training run on `threads` threads, the median of `steps` steps."""
+
+    flops_per_second: float
+    steps: int
+    threads: int
+
+    def seconds(self, flops: float) -> float:
+        """How long one run of so many FLOPs takes."""
+        return flops / self.flops_per_second
+
+
+def measure(packs: Sequence[Path], shape: ModelConfig, *, train: TrainConfig, threads: int) -> Speed:
+    """The speed of the loop of `train` on these packs, checkpoints and trackers left out."""
+    tokens_per_step = train.batch_rows * shape.context
+    flops_per_step = float(shape.flops_per_token) * tokens_per_step
+    steps = min(_MOST, max(_FEWEST, round(_FLOPS / flops_per_step)))
+    settings = TrainConfig(
+        tokens=steps * tokens_per_step,
+        batch_rows=train.batch_rows,
+        micro_batch_rows=train.micro_batch_rows,
+        optimizer=train.optimizer,
+        decay_share=0.0,
+        checkpoint_every=steps,
+        trackers=(),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        run_dir = Path(folder) / "run"
+        context = LocalContext(device_name="cpu", num_threads=threads)
+        pretrain(packs, weights=None, model=shape, train=settings, run_dir=run_dir, context=context)
+        seconds = [json.loads(line)["seconds"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    times = [after - before for before, after in itertools.pairwise(seconds)]
+    return Speed(flops_per_second=flops_per_step / statistics.median(times), steps=len(times), threads=threads)
