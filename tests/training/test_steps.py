@@ -26,14 +26,13 @@ SMALL = {"params": 130_000, "tokens": 2_000, "batch_rows": 4}
 HERE = LocalExecutor(workers=2)
 
 
-@pytest.fixture
-def catalog(curated: Curated, tmp_path: Path) -> Catalog:
-    """A store of its own with everything up to packs."""
-    shutil.copytree(curated.store, tmp_path / "store")
-    return Catalog.open(tmp_path / "store")
+@pytest.fixture(scope="module")
+def catalog(curated: Curated, tmp_path_factory: pytest.TempPathFactory) -> Catalog:
+    """A store of its own with everything up to packs; its tests train models of different seeds."""
+    return Catalog.open(shutil.copytree(curated.store, tmp_path_factory.mktemp("steps") / "store"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def models(catalog: Catalog) -> list[Snapshot]:
     packs = catalog.snapshot("generic-packs")
     made = [
@@ -55,7 +54,7 @@ def of_another_tokenizer(catalog: Catalog, name: str) -> Snapshot:
 def test_runs_trained_together_keep_the_ids_threads_and_seconds_of_runs_alone(
     catalog: Catalog, curated: Curated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = {"one": Pretrain(**SMALL, threads=1), "two": Pretrain(**SMALL, threads=2)}
+    wanted = {"one": Pretrain(**SMALL, seed=3, threads=1), "two": Pretrain(**SMALL, seed=3, threads=2)}
     alone, together = catalog, Catalog.open(shutil.copytree(curated.store, tmp_path / "together"))
     packs = catalog.snapshot("generic-packs")
     used = []
@@ -82,7 +81,7 @@ def test_runs_trained_together_keep_the_ids_threads_and_seconds_of_runs_alone(
 def test_training_in_this_process_tells_its_progress(catalog: Catalog) -> None:
     heard: list[StageProgress] = []
     packs = catalog.snapshot("generic-packs")
-    run(Pretrain(**SMALL), packs, into="model", catalog=catalog, executor=HERE, listener=heard.append)
+    run(Pretrain(**SMALL, seed=5), packs, into="model", catalog=catalog, executor=HERE, listener=heard.append)
     assert [each.done for each in heard] == list(range(1, heard[0].total + 1))
     assert "tokens/s" in heard[-1].note
 

@@ -1,9 +1,8 @@
-"""Training inside Ray Train gives the bytes of training here, whoever dies on the way. One Ray instance for all."""
+"""Training inside Ray Train gives the bytes of training here, whoever dies on the way. One Ray for all."""
 
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 import signal
 from pathlib import Path
@@ -16,21 +15,6 @@ from training.config import EarlyStopping
 from training.context import GroupContext, LocalContext
 from training.telemetry import read_metrics
 from training.worker import FinetuneJob, Job, PretrainJob, fit_with_ray
-
-
-@pytest.fixture(scope="module")
-def ray_started():
-    import ray
-
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=100 << 20,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-    yield
-    ray.shutdown()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,27 +98,26 @@ def alone(tmp_path_factory, pack, shape, settings, documents) -> Path:
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_started")
-def test_jobs_side_by_side_give_the_bytes_of_each_alone_and_a_wrong_one_raises_its_own_error(
+@pytest.mark.usefixtures("ray_here")
+def test_a_job_beside_another_gives_the_bytes_of_one_alone_and_a_wrong_one_raises_its_own_error(
     tmp_path, alone, pack, shape, settings, documents
 ):
     start = alone / "plain" / "model"
-    plain, *jobs = three_jobs(tmp_path, start, pack=pack, shape=shape, settings=settings, documents=documents)
+    plain, _, tuned = three_jobs(tmp_path, start, pack=pack, shape=shape, settings=settings, documents=documents)
     wrong = dataclasses.replace(plain, name="wrong", weights=(1, 1, 1, 1), run_dir=tmp_path / "wrong")
     with pytest.raises(UsageError) as here:
         wrong.run(LocalContext(device_name="cpu", num_threads=1))
     with pytest.raises(UsageError) as there:
-        fit_with_ray([*map(Counted, jobs), wrong], cpus_per_worker=0.5, on_progress=no_progress)
+        fit_with_ray([Counted(tuned), wrong], cpus_per_worker=0.5, on_progress=no_progress)
     assert str(there.value) == str(here.value)
     assert "cell 2" in str(there.value)
-    for job in jobs:
-        assert bytes_of(job.run_dir) == bytes_of(alone / job.name)
-        assert (job.run_dir / "threads").read_text() == str(job.threads)
+    assert bytes_of(tuned.run_dir) == bytes_of(alone / "tuned")
+    assert (tuned.run_dir / "threads").read_text() == "2"
 
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_started")
+@pytest.mark.usefixtures("ray_here")
 def test_jobs_whose_worker_was_killed_end_with_the_bytes_of_local_runs(
     tmp_path, alone, pack, shape, settings, documents
 ):
@@ -157,7 +140,7 @@ class KilledPair(Watched):
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_started")
+@pytest.mark.usefixtures("ray_here")
 def test_a_run_whose_second_worker_was_killed_and_whose_ray_files_were_cut_ends_with_the_bytes_of_one_process(
     tmp_path, pack, shape, settings
 ):
@@ -181,7 +164,7 @@ def test_a_run_whose_second_worker_was_killed_and_whose_ray_files_were_cut_ends_
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_started")
+@pytest.mark.usefixtures("ray_here")
 def test_two_workers_on_one_job_give_the_losses_of_one(tmp_path, alone, pack, shape, settings):
     job = PretrainJob(name="pair", packs=(pack,), weights=None, model=shape, train=settings, run_dir=tmp_path / "pair")
     fit_with_ray([job], cpus_per_worker=1, workers_per_job=2, on_progress=no_progress)
