@@ -47,7 +47,7 @@ def facts(snapshot: Snapshot) -> str:
         "classifier": "accuracy {accuracy:.3f}, macro F1 {macro_f1:.3f} on {held_out_documents:,} held-out documents",
         "mixture": "{cells} cells, effective sample {effective_sample_size:.1f} cells, target coverage {coverage:.3f}",
         "packs": "{rows:,} rows of {context} tokens",
-        "model": "{parameters:,} parameters, {tokens:,} tokens, loss {loss:.3f}",
+        "model": "{parameters:,} parameters" + (", {tokens:,} tokens, loss {loss:.3f}" if "loss" in summary else ""),
         "export": "{model}, {bits_per_byte:.4f} bits/byte on validation",
     }
     if contents.kind == "audit":
@@ -55,6 +55,8 @@ def facts(snapshot: Snapshot) -> str:
             sum(r[k] for r in summary["levels"] if r["from"] >= summary["threshold"]) for k in ("found", "of")
         )
         return f"{found:,} of {planted:,} planted copies found"
+    if contents.kind == "evaluation" and "task" in summary["results"][0]:
+        return ", ".join(f"{row['model']} {row['accuracy']:.3f} on {row['task']}" for row in summary["results"])
     if contents.kind == "evaluation":
         return ", ".join(f"{row['model']} {row['bits_per_byte']:.3f}" for row in summary["results"]) + " bits/byte"
     return wanted[contents.kind].format(**summary) if contents.kind in wanted else contents.kind
