@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import re
 import shlex
 import subprocess
 import sys
@@ -142,6 +143,14 @@ def test_the_last_screen_has_waterfall_results_sample_and_commands_that_a_shell_
     screen = last_screen(catalog, made.snapshots, made.model, store=str(made.store))
     assert "Where the text went\n  ingested " in screen
     assert screen.count("95% interval") == 2
+    forgot = re.findall(r"^  (\S+) +(\S+) -> (\S+) bits/byte", screen, re.MULTILINE)
+    scored = sql(
+        catalog,
+        "SELECT model, sum(nll_nats) / ln(2) / sum(n_bytes) AS bits FROM scores "
+        "WHERE snapshot = 'pool-scores@1' GROUP BY model",
+    ).to_pylist()
+    bits = {row["model"]: f"{row['bits']:.4f}" for row in scored}
+    assert forgot == [(name, bits[name], bits[f"{name}-tuned"]) for name in ("generic", "specialized")]
     assert f"exported to {made.model}" in screen
     answers = {}
     for command in suggestions(catalog, made.snapshots, store=str(made.store)):
@@ -187,6 +196,7 @@ def test_a_family_with_experts_adds_a_third_route_that_is_compared_with_the_othe
     assert (steps["experts"][1].family, steps["experts"][1].experts) == (family, 32)
     assert steps["expert"][1].expert == rule
     assert steps["expert-tuned"][0].inputs == ("target-packs", "validation", "expert")
+    assert {"expert", "expert-tuned"} <= set(steps["pool-scores"][0].inputs)
     for name in ("validation-scores", "test-scores", "export"):
         assert {"expert", "expert-tuned"} <= set(steps[name][0].inputs)
         assert "experts" not in steps[name][0].inputs

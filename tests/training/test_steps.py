@@ -14,6 +14,7 @@ from catalog.catalog import Catalog
 from catalog.errors import UsageError
 from catalog.run import StageProgress, begin, run
 from catalog.snapshot import Snapshot
+from catalog.tables import read_table
 from dataops.executors import LocalExecutor
 from tests.conftest import Curated
 from training import jobs
@@ -104,6 +105,18 @@ def test_models_of_one_name_are_not_compared(catalog: Catalog, models: list[Snap
     )
     with pytest.raises(UsageError, match="model-0@1 and model-0@2 share a name"):
         run(Evaluate(), catalog.snapshot("validation"), models[0], newer, into="x", catalog=catalog, executor=HERE)
+
+
+def test_a_sample_of_documents_has_the_lowest_ids_whatever_the_shards(catalog: Catalog, models: list[Snapshot]) -> None:
+    pool = catalog.snapshot("clean-tokens")
+    scored = {
+        most: run(Evaluate(most_documents=most), pool, models[0], into=f"most-{most}", catalog=catalog, executor=HERE)
+        for most in (0, 7, 10_000)
+    }
+    ids = {most: read_table(catalog.store, each.artifact("scores"))["id"].to_pylist() for most, each in scored.items()}
+    assert len(ids[0]) == pool.contents.rows
+    assert sorted(ids[7]) == sorted(ids[0])[:7]
+    assert ids[10_000] == ids[0]
 
 
 def test_an_evaluation_of_renamed_models_speaks_of_the_new_names(catalog: Catalog, models: list[Snapshot]) -> None:
