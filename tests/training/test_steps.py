@@ -60,15 +60,15 @@ def test_runs_trained_together_keep_the_ids_threads_and_seconds_of_runs_alone(
     packs = catalog.snapshot("generic-packs")
     used = []
 
-    def fit(jobs, *, cpus_per_worker, on_progress, workers_per_job):
+    def fit(jobs, *, at_once, cpus_per_worker, on_progress, workers_per_job):
         """What Ray's workers do, one after the other."""
-        used.extend((job.name, job.threads, cpus_per_worker) for job in jobs)
+        used.extend((job.name, job.threads, at_once, cpus_per_worker) for job in jobs)
         return [job.run(LocalContext(device_name="cpu", num_threads=job.threads)) for job in jobs]
 
     monkeypatch.setattr(jobs, "fit_with_ray", fit)
     works = [begin(step, packs, into=name, catalog=together, executor=HERE) for name, step in wanted.items()]
     train_together([(step, work, [packs]) for step, work in zip(wanted.values(), works, strict=True)])
-    assert used == [("one", 1, 1.0), ("two", 2, 1.0)]
+    assert used == [("one", 1, 2, 1.0), ("two", 2, 2, 1.0)]
     for name, step in wanted.items():
         mine = run(step, packs, into=name, catalog=alone, executor=HERE)
         theirs = run(step, packs, into=name, catalog=together, executor=HERE)
