@@ -28,7 +28,7 @@ WITH_EXPERTS = ("projected", "soup", "mixture")  # families of which one expert 
 MOST_EXPERTS = 32  # best per cost in the method's paper
 TUNING_SHARE = 4  # pretraining tokens per fine-tuning token
 TARGET_ONLY_SHARE = 2  # and per token of the model that learns from the target alone
-POOL_DOCUMENTS = 200  # of the pool, on which models are scored before and after fine-tuning
+POOL_DOCUMENTS = 100  # of the pool, on which models are scored before and after fine-tuning
 
 
 @dataclass(frozen=True, kw_only=True)
