@@ -207,7 +207,9 @@ def on_ray(pack: Path, options: argparse.Namespace) -> None:
                 )
                 clocked = Clocked(job)
                 if workers:
-                    fit_with_ray([clocked], cpus_per_worker=1, workers_per_job=workers, on_progress=lambda *_: None)
+                    fit_with_ray(
+                        [clocked], at_once=1, cpus_per_worker=1, workers_per_job=workers, on_progress=lambda *_: None
+                    )
                 else:
                     clocked.run(LocalContext(device_name="cpu", num_threads=threads))
                 times.setdefault(name, []).extend(

@@ -47,7 +47,7 @@ def facts(snapshot: Snapshot) -> str:
         "classifier": "accuracy {accuracy:.3f}, macro F1 {macro_f1:.3f} on {held_out_documents:,} held-out documents",
         "mixture": "{cells} cells, effective sample {effective_sample_size:.1f} cells, target coverage {coverage:.3f}",
         "packs": "{rows:,} rows of {context} tokens",
-        "model": "{parameters:,} parameters, {tokens:,} tokens, loss {loss:.3f}",
+        "model": "{parameters:,} parameters" + (", {tokens:,} tokens, loss {loss:.3f}" if "loss" in summary else ""),
         "export": "{model}, {bits_per_byte:.4f} bits/byte on validation",
     }
     if contents.kind == "audit":
@@ -55,6 +55,8 @@ def facts(snapshot: Snapshot) -> str:
             sum(r[k] for r in summary["levels"] if r["from"] >= summary["threshold"]) for k in ("found", "of")
         )
         return f"{found:,} of {planted:,} planted copies found"
+    if contents.kind == "evaluation" and "task" in summary["results"][0]:
+        return ", ".join(f"{row['model']} {row['accuracy']:.3f} on {row['task']}" for row in summary["results"])
     if contents.kind == "evaluation":
         return ", ".join(f"{row['model']} {row['bits_per_byte']:.3f}" for row in summary["results"]) + " bits/byte"
     return wanted[contents.kind].format(**summary) if contents.kind in wanted else contents.kind
@@ -155,6 +157,7 @@ def last_screen(catalog: Catalog, made: Mapping[str, Snapshot], model: Path, *, 
     lines = ["", "Where the text went", waterfall_table(waterfall(catalog, made["resampled"]))]
     lines += [f"  of these, {drawn['windows']:,} windows with {drawn['tokens']:,} tokens were drawn"]
     lines += ["", f"Results on {test['results'][0]['documents']:,} test documents of the target", results_table(test)]
+    lines += ["", *forgetting(made["pool-scores"].contents.summary)]
     lines += ["", f"Best on validation: {best}, exported to {model}"]
     prompt = _prompt(catalog, made["test"])
     lines += [
@@ -180,6 +183,20 @@ def results_table(summary: Mapping[str, Any]) -> str:
                 f"95% interval [{row['low']:+.4f}, {row['high']:+.4f}]: {verdict(row)}"
             )
     return "\n".join(lines)
+
+
+def forgetting(summary: Mapping[str, Any]) -> list[str]:
+    """What fine-tuning cost on the pool: bits per byte of each model before and after."""
+    bits = {row["model"]: row["bits_per_byte"] for row in summary["results"]}
+    pairs = {(row["model"], row["baseline"]): row for row in summary["comparisons"]}
+    lines = [f"What fine-tuning forgot, on {summary['results'][0]['documents']:,} documents of the pool"]
+    for tuned in (f"{name}-tuned" for name in bits if f"{name}-tuned" in bits):
+        before, row = tuned.removesuffix("-tuned"), pairs[tuned, tuned.removesuffix("-tuned")]
+        lines.append(
+            f"  {before:<18} {bits[before]:>11.4f} -> {bits[tuned]:.4f} bits/byte, "
+            f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
+        )
+    return lines
 
 
 def verdict(row: Mapping[str, Any]) -> str:

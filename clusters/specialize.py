@@ -28,6 +28,7 @@ WITH_EXPERTS = ("projected", "soup", "mixture")  # families of which one expert 
 MOST_EXPERTS = 32  # best per cost in the method's paper
 TUNING_SHARE = 4  # pretraining tokens per fine-tuning token
 TARGET_ONLY_SHARE = 2  # and per token of the model that learns from the target alone
+POOL_DOCUMENTS = 100  # of the pool, on which models are scored before and after fine-tuning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +156,7 @@ def _training(plan: Plan) -> list[Stated]:
         *experts,
         _entry("validation-scores", "evaluate", "validation", *every),
         _entry("test-scores", "evaluate", "test", *every),
+        _entry("pool-scores", "evaluate", "clean-tokens", *MODELS, *tuned, *served, most_documents=POOL_DOCUMENTS),
         _entry("export", "export", "validation-scores", "test-scores", *every),
     ]
 

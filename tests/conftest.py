@@ -1,8 +1,9 @@
-"""What tests of several packages look at: a small store with everything up to packs, and an S3 server."""
+"""What tests of several packages look at: a small store with everything up to packs, servers, a Ray."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,11 @@ from pathlib import Path
 import pytest
 
 from catalog.catalog import Catalog
+from tests.elsewhere import Elsewhere, started
 from tests.s3 import Server, serving
+
+# threads of torch that wait for each other give their core away: a third of the processor time where cores are shared
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @pytest.fixture(scope="session")
@@ -18,6 +23,25 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """An S3 server that this session started."""
     with serving(tmp_path_factory.mktemp("s3")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def ray_here() -> Iterator[None]:
+    """Ray with two CPUs in this process, once for all tests that need one."""
+    import ray
+
+    from dataops.executors import start_ray
+
+    start_ray(2)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Elsewhere]:
+    """A process with transformers and without us; its import takes seconds."""
+    with started(tmp_path_factory.mktemp("elsewhere")) as process:
+        yield process
 
 
 @pytest.fixture

@@ -42,6 +42,7 @@ class Evaluate:
     """Score models (all inputs after the first) on tokenized documents (the first), and compare every two of them.
 
     Totals also by domain, and by cell where the documents have cells, each with a bootstrap over documents.
+    `most_documents` above 0 scores a sample of so many.
     """
 
     verb: ClassVar[str] = "evaluate"
@@ -49,6 +50,7 @@ class Evaluate:
 
     draws: int = 2000
     seed: int = 0
+    most_documents: int = 0
 
     def evidence(self, *inputs: Snapshot) -> list[str]:
         """The names that the results speak of."""
@@ -59,7 +61,7 @@ class Evaluate:
         documents, *models = inputs
         check_tokenizers(*inputs)
         check_names(models)
-        table = scored_documents(work.store, documents)
+        table = scored_documents(work.store, documents, most=self.most_documents)
         scores = self._scores(work, models, table, scored_windows(work.store, documents, table["id"].to_pylist()))
         drawn = {"seed": self.seed, "draws": self.draws}
         results = [{"model": name, **vars(summarise(each, **drawn))} for name, each in scores.items()]

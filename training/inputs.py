@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from catalog.errors import UsageError
 from catalog.run import Work
-from catalog.snapshot import Snapshot
+from catalog.snapshot import Contents, Snapshot
 from catalog.store import Store
 from catalog.tables import read_live, read_table
 from training.evaluate import NO_WINDOWS, Windows
@@ -82,18 +82,33 @@ def lesson_paths(work: Work, lessons: Snapshot, packs: Snapshot) -> tuple[Path, 
     return tuple(work.store.local(shard.tables["lessons"]) for shard in lessons.contents.shards)
 
 
-def scored_documents(store: Store, snapshot: Snapshot) -> pa.Table:
-    """id, tokens and n_bytes of the live documents of a tokenized snapshot."""
+def scored_documents(store: Store, snapshot: Snapshot, *, most: int = 0) -> pa.Table:
+    """id, tokens and n_bytes of the live documents of a tokenized snapshot, or of the `most` with the lowest ids.
+
+    Ids are hashes, so those are a sample that does not depend on shards.
+    """
     contents = snapshot.require("documents", "tokens").contents
+    last = _last_id(store, contents, most) if most and contents.shards else None
     tables = []
     for shard in contents.shards:
         tokens = read_live(store, shard, contents.layers, ["id", "tokens"], table="tokens")
         sizes = read_live(store, shard, contents.layers, ["n_bytes"])
-        tables.append(tokens.append_column("n_bytes", sizes["n_bytes"]))
+        table = tokens.append_column("n_bytes", sizes["n_bytes"])
+        tables.append(table if last is None else table.filter(pc.less_equal(table["id"], last)))
     table = pa.concat_tables(tables).combine_chunks()
     if not table.num_rows:
         raise UsageError(f"{snapshot.ref} has no documents to score: give the target more text")
     return table.filter(pc.greater(table["n_bytes"], 0))
+
+
+def _last_id(store: Store, contents: Contents, most: int) -> pa.Scalar | None:
+    """The id that `most` documents are not above; None where there are no more than that."""
+    ids = [read_live(store, shard, contents.layers, ["id"])["id"] for shard in contents.shards]
+    lowest = pa.chunked_array([chunk for column in ids for chunk in column.chunks], pa.string())
+    if len(lowest) <= most:
+        return None
+    chosen = pc.select_k_unstable(lowest, most, [("id", "ascending")])
+    return pc.max(lowest.take(chosen))
 
 
 def scored_windows(store: Store, snapshot: Snapshot, ids: Sequence[str]) -> Windows:
@@ -117,6 +132,7 @@ def scored_domains(store: Store, snapshot: Snapshot, ids: Sequence[str]) -> list
     for shard in contents.shards:
         for table in ("documents", "domain"):
             if table in shard.tables:
-                rows = read_live(store, shard, contents.layers, ["id", "domain"], table=table).to_pylist()
-                found.update((row["id"], row["domain"]) for row in rows if row["domain"])
+                rows = read_live(store, shard, contents.layers, ["id", "domain"], table=table)
+                rows = rows.filter(pc.is_in(rows["id"], pa.array(ids, pa.string())))
+                found.update((row["id"], row["domain"]) for row in rows.to_pylist() if row["domain"])
     return [found.get(name, "unknown") for name in ids]

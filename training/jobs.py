@@ -56,14 +56,14 @@ def write_result(run_dir: Path, results: Sequence[TrainResult], *, loss: float) 
 
 
 def train_together(steps: Sequence[tuple[Any, Work, Sequence[Snapshot]]]) -> None:
-    """Compute several independent runs at the same time on Ray, one worker each, sharing cores when there are few.
+    """Compute several independent steps at the same time on Ray, one worker each, sharing cores when there are few.
 
     A run of several ranks is left to its own step. Each computes on its own number of threads, so its bytes are those
     of a run alone. Nothing is committed: each step, built afterwards, finds its run finished and returns at once.
     """
     found = [(work, job) for step, work, inputs in steps if step.ranks == 1 for job in step.jobs(work, *inputs).jobs]
     if found:
-        _fit(found, at_once=len(found))
+        _fit(found, at_once=len({work.name for work, _ in found}))
 
 
 def is_trained(work: Work) -> bool:
@@ -83,12 +83,15 @@ def _fit(jobs: Sequence[tuple[Work, Job]], *, at_once: int, ranks: int = 1) -> l
     def on_progress(name: str, progress: Progress) -> None:
         tell_progress(works[name], progress, prefix=f"{name}  " if len(jobs) > 1 else "")
 
-    cores, results = jobs[0][0].executor.workers, []
-    for begin in range(0, len(jobs), at_once):
-        some = [job for _, job in jobs[begin : begin + at_once]]
-        share = min(max(job.threads for job in some), cores / len(some) / ranks)
-        results += fit_with_ray(some, cpus_per_worker=share, on_progress=on_progress, workers_per_job=ranks)
-    return results
+    at_once = min(at_once, len(jobs))
+    share = min(max(job.threads for _, job in jobs), jobs[0][0].executor.workers / at_once / ranks)
+    return fit_with_ray(
+        [job for _, job in jobs],
+        at_once=at_once,
+        cpus_per_worker=share,
+        on_progress=on_progress,
+        workers_per_job=ranks,
+    )
 
 
 def trained(work: Work, jobs: Jobs, packs: Snapshot, *, ranks: int) -> Contents:

@@ -1,9 +1,10 @@
 """Training inside Ray Train: the only module here that knows Ray.
 
-All jobs of one call share one `TorchTrainer`: world rank r works for job r // workers_per_job, and the ranks of a job
-exchange gradients in a process group of their own. So two independent runs side by side cost one worker-group start-up,
-and a job with one worker computes the very bytes of `LocalContext` with as many threads. Rejected: one trainer per
-thread (a controller and a placement group each) and Ray Tune (trials add their own storage and scheduler).
+All jobs of one call share one `TorchTrainer`: world rank r is of team r // workers_per_job, and jobs are dealt out to
+teams, each of which does its own one after the other and exchanges gradients in a process group of its own. So any
+number of independent runs costs one worker-group start-up and no more processes than were asked for, and a job with one
+worker computes the very bytes of `LocalContext` with as many threads. Rejected: one trainer per thread (a controller
+and a placement group each) and Ray Tune (trials add their own storage and scheduler).
 
 A worker that dies restarts the group, and every job continues from its newest checkpoint; jobs that were done return at
 once. A job alone goes on with the workers that are left, because its order does not depend on their number. Our
@@ -117,12 +118,13 @@ Job = PretrainJob | FinetuneJob
 def fit_with_ray(
     jobs: Sequence[Job],
     *,
+    at_once: int,
     cpus_per_worker: float,
     on_progress: Callable[[str, Progress], None],
     workers_per_job: int = 1,
     on_gpus: bool = False,
 ) -> list[TrainResult]:
-    """Run the jobs at the same time on a Ray that is initialised, or start one; results in the order of `jobs`.
+    """Run the jobs, `at_once` at a time, on a Ray that is initialised, or start one; results in the order of `jobs`.
 
     `cpus_per_worker` is what Ray sets aside for each worker, a fraction where jobs share a core. With `on_gpus` each
     worker has one GPU. `on_progress(name, progress)` is called from a thread of this process. Raises what the job
@@ -138,12 +140,13 @@ def fit_with_ray(
         job.run_dir.mkdir(parents=True, exist_ok=True)
         (job.run_dir / "failure.json").unlink(missing_ok=True)
     _start_ray()
-    num_workers: Any = len(jobs) * workers_per_job
+    teams = min(at_once, len(jobs))
+    num_workers: Any = teams * workers_per_job
     if len(jobs) == 1 and workers_per_job > 1:
         num_workers = (1, workers_per_job)  # as many as there are
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"jobs": list(jobs)},
+        train_loop_config={"jobs": list(jobs), "teams": teams},
         torch_config=TorchConfig(backend="nccl" if on_gpus else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=num_workers,
@@ -249,22 +252,25 @@ def _work(config: dict[str, Any]) -> None:
     import ray.train
     import ray.train.torch
 
-    jobs, here = config["jobs"], ray.train.get_context()
-    rank, size = here.get_world_rank(), here.get_world_size() // len(config["jobs"])
+    teams, here = config["teams"], ray.train.get_context()
+    rank, size = here.get_world_rank(), here.get_world_size() // teams
     # every rank takes part in making every group
-    groups = [
-        torch.distributed.new_group(range(i * size, (i + 1) * size)) if size > 1 else None for i in range(len(jobs))
-    ]
-    number = rank // size
-    torch.set_num_threads(jobs[number].threads)
-    device = ray.train.torch.get_device()
-    context = GroupContext(rank=rank % size, world_size=size, device=device, group=groups[number])
+    groups = [torch.distributed.new_group(range(i * size, (i + 1) * size)) if size > 1 else None for i in range(teams)]
+    team, device = rank // size, ray.train.torch.get_device()
+    context = GroupContext(rank=rank % size, world_size=size, device=device, group=groups[team])
+    for job in config["jobs"][team::teams]:
+        _do(job, context)
+
+
+def _do(job: Job, context: GroupContext) -> None:
+    """Run a job on its number of threads; an error that is ours is written down for the driver."""
+    torch.set_num_threads(job.threads)
     try:
-        jobs[number].run(context)
+        job.run(context)
     except TamisError as error:  # Ray would try again what can't succeed, and bury the message
         if context.rank == 0:
             described = {"kind": type(error).__name__, "message": str(error)}
-            write_file(jobs[number].run_dir / "failure.json", json.dumps(described).encode())
+            write_file(job.run_dir / "failure.json", json.dumps(described).encode())
 
 
 def _check(jobs: Sequence[Job]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import re
 import shlex
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from clusters.runner import run_recipe
 from clusters.screens import continue_text, last_screen, program, suggestions
 from clusters.specialize import Plan, recipe_for, write_export
 from tests.dataops.conftest import TOPICS, live, prose
+from tests.elsewhere import Elsewhere
 
 PLAN = {"tokens": 20_000, "params": 130_000, "vocab_size": 512, "context": 64, "cells": 8}
 SETTINGS = [  # a target of 60 documents needs a larger share for validation and test
@@ -76,64 +78,20 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(plan=plan, snapshots=snapshots, store=folder / "store", model=model)
 
 
-ALONE = """
-import sys
-sys.meta_path[:] = [finder for finder in sys.meta_path if "__editable__" not in repr(finder)]
-sys.path = {paths!r}
-"""
-
-ELSEWHERE = """
-import json, sys
-for name in ("catalog", "dataops", "training", "clusters"):
-    try:
-        __import__(name)
-    except ImportError:
-        continue
-    sys.exit(f"{name} can be imported here, so this proves nothing")
-import torch
-torch.set_num_threads(1)
-from transformers import AutoModelForCausalLM, AutoTokenizer
-folder, text = sys.argv[1:]
-tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
-with torch.no_grad():
-    logits = model(torch.tensor([tokens])).logits[0]
-print(json.dumps({
-    "class": type(model).__name__, "tokens": tokens, "text": tokenizer.decode(tokens),
-    "end": [model.config.eos_token_id, tokenizer.eos_token_id], "logits": logits.tolist(),
-}))
-"""
-
-
-def without_us() -> list[str]:
-    """The import path of this interpreter less whatever leads to this project."""
-    root = Path(__file__).parents[2]
-    return [each for each in sys.path if each and Path(each).resolve() != root and not each.startswith("__editable__")]
-
-
-def test_transformers_alone_loads_the_export_and_gives_our_logits(made: Made, tmp_path: Path) -> None:
+def test_transformers_alone_loads_the_export_and_gives_our_logits(made: Made, elsewhere: Elsewhere) -> None:
     from training.folder import read_model
 
     text = prose(77, 20, vocabulary=TOPICS["topic-0"]) + " naïve 😀 <|endoftext|>"
-    code = ALONE.format(paths=without_us())
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", code + ELSEWHERE, str(made.model), text],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    theirs = json.loads(done.stdout.splitlines()[-1])
+    theirs = elsewhere.load(made.model, [text])
+    (answer,) = theirs["out"]
     assert theirs["class"] == "LlamaForCausalLM"
     assert theirs["end"] == [0, 0]
-    assert theirs["text"].startswith(text.split("<")[0])
+    assert answer["decoded"].startswith(text.split("<")[0])
     torch.set_num_threads(1)
-    tokens = torch.tensor([theirs["tokens"]])
+    tokens = torch.tensor([answer["ids"]])
     with torch.no_grad():
         ours = read_model(made.model, device=torch.device("cpu"))(tokens, torch.zeros_like(tokens))[0]
-    np.testing.assert_allclose(np.array(theirs["logits"]), ours.float().numpy(), atol=1e-5)
+    np.testing.assert_allclose(np.array(answer["logits"]), ours.float().numpy(), atol=1e-5)
 
 
 def test_the_second_run_takes_everything_from_the_catalog(made: Made) -> None:
@@ -185,6 +143,14 @@ def test_the_last_screen_has_waterfall_results_sample_and_commands_that_a_shell_
     screen = last_screen(catalog, made.snapshots, made.model, store=str(made.store))
     assert "Where the text went\n  ingested " in screen
     assert screen.count("95% interval") == 2
+    forgot = re.findall(r"^  (\S+) +(\S+) -> (\S+) bits/byte", screen, re.MULTILINE)
+    scored = sql(
+        catalog,
+        "SELECT model, sum(nll_nats) / ln(2) / sum(n_bytes) AS bits FROM scores "
+        "WHERE snapshot = 'pool-scores@1' GROUP BY model",
+    ).to_pylist()
+    bits = {row["model"]: f"{row['bits']:.4f}" for row in scored}
+    assert forgot == [(name, bits[name], bits[f"{name}-tuned"]) for name in ("generic", "specialized")]
     assert f"exported to {made.model}" in screen
     answers = {}
     for command in suggestions(catalog, made.snapshots, store=str(made.store)):
@@ -230,6 +196,7 @@ def test_a_family_with_experts_adds_a_third_route_that_is_compared_with_the_othe
     assert (steps["experts"][1].family, steps["experts"][1].experts) == (family, 32)
     assert steps["expert"][1].expert == rule
     assert steps["expert-tuned"][0].inputs == ("target-packs", "validation", "expert")
+    assert {"expert", "expert-tuned"} <= set(steps["pool-scores"][0].inputs)
     for name in ("validation-scores", "test-scores", "export"):
         assert {"expert", "expert-tuned"} <= set(steps[name][0].inputs)
         assert "experts" not in steps[name][0].inputs

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
@@ -75,6 +76,35 @@ def made(curated: Curated, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(made: Path, tmp_path: Path) -> Path:
     shutil.copytree(made, tmp_path / "copy")
     return tmp_path / "copy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """A folder after the takedown of a document, what the command printed, and the catalog as it was before."""
+
+    folder: Path
+    document: dict
+    printed: str
+    before: Catalog
+
+    @property
+    def catalog(self) -> Catalog:
+        return Catalog.open(self.folder / "store")
+
+
+@pytest.fixture(scope="module")
+def taken(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Taken:
+    """For tests that only read. Copy the folder to change it."""
+    folder, before = tmp_path_factory.mktemp("taken") / "copy", Catalog.open(made / "store")
+    shutil.copytree(made, folder)
+    document = secret(before)
+    return Taken(folder=folder, document=document, printed=take_down(folder, named=document["id"]), before=before)
+
+
+@pytest.fixture
+def after(taken: Taken, tmp_path: Path) -> Taken:
+    """A copy of its own."""
+    return replace(taken, folder=shutil.copytree(taken.folder, tmp_path / "copy"))
 
 
 def again(catalog: Catalog, folder: Path):
@@ -166,9 +196,8 @@ def test_after_a_takedown_and_gc_no_byte_of_the_text_is_left(folder: Path) -> No
     assert verify(catalog).problems == ()
 
 
-def test_the_record_names_documents_reason_snapshots_and_models_and_what_they_saw(folder: Path) -> None:
-    catalog = Catalog.open(folder / "store")
-    document = secret(catalog)
+def test_the_record_names_documents_reason_snapshots_and_models_and_what_they_saw(taken: Taken) -> None:
+    catalog, document = taken.before, taken.document
     before = {each.ref: each for each in catalog.live()}
     packs = Packs([catalog.store.local(s.tables["pack"]) for s in before["target-packs@1"].contents.shards])
     order = Order(packs.rows_per_cell, None, seed=0).samples(0, before["base@1"].contents.summary["steps"] * 4)
@@ -177,8 +206,7 @@ def test_the_record_names_documents_reason_snapshots_and_models_and_what_they_sa
     held = sum(document["id"] in packs.documents(row) for row in range(len(packs)))
     assert truth
     assert held
-    printed = take_down(folder, named=document["id"])
-    catalog.refresh()
+    catalog = taken.catalog
     (record,) = sql(catalog, "SELECT * FROM takedowns").to_pylist()
     assert (record["takedown"], record["reason"], record["models"]) == (1, "the author asked", ["base@1", "tuned@1"])
     assert record["finished"] >= record["time"]
@@ -189,23 +217,21 @@ def test_the_record_names_documents_reason_snapshots_and_models_and_what_they_sa
     seen = sql(catalog, "SELECT * FROM exposures WHERE model = 'base@1'").to_pylist()
     expected = {"packs": "target-packs@1", "rows": held, "samples": len(truth), "first": truth[0]}
     assert seen == [{"takedown": 1, "model": "base@1", **expected}]
-    assert "base@1" in printed
-    assert "saw them" in printed
+    assert "base@1" in taken.printed
+    assert "saw them" in taken.printed
     expired = {ref for ref in before if not catalog.is_live(before[ref])}
     assert expired == set(record["expired"])
     assert "generic-packs@1" not in expired, "packs without the document stay"
 
 
-def test_rewritten_snapshots_differ_from_the_old_ones_by_the_document_alone(folder: Path) -> None:
-    catalog = Catalog.open(folder / "store")
-    document = secret(catalog)
+def test_rewritten_snapshots_differ_from_the_old_ones_by_the_document_alone(taken: Taken) -> None:
+    catalog, document = taken.before, taken.document
     old = {each.ref: _live_ids(catalog, each) for each in catalog.live() if each.contents.kind == "documents"}
     copies = {
         row["id"]
         for row in sql(catalog, "SELECT id FROM documents WHERE content = ?", [document["content"]]).to_pylist()
     }
-    take_down(folder, named=document["id"])
-    catalog.refresh()
+    catalog = taken.catalog
     for rewrite in catalog.rewrites:
         for before, after in rewrite.replaced.items():
             if before not in old:
@@ -245,11 +271,9 @@ def test_quotations_in_excerpts_and_passages_of_others_go_and_other_ones_stay(fo
     assert sql(catalog.refresh(), excerpts).to_pylist() == [{**before, "excerpt": ""}]
 
 
-def test_a_text_that_is_ingested_again_stays_out_and_gives_the_rewritten_snapshot(folder: Path) -> None:
-    catalog = Catalog.open(folder / "store")
-    document = secret(catalog)
-    take_down(folder, named=document["id"])
-    rewritten = catalog.refresh().snapshot("more")
+def test_a_text_that_is_ingested_again_stays_out_and_gives_the_rewritten_snapshot(after: Taken) -> None:
+    folder, catalog = after.folder, after.catalog
+    rewritten = catalog.snapshot("more")
     assert again(catalog, folder) == rewritten, "the same files: what the takedown left of them, nothing runs"
     (folder / "new.jsonl").write_text((folder / "more.jsonl").read_text())
     step = Ingest(paths=(str(folder / "new.jsonl"),), url_column="url")
@@ -266,10 +290,9 @@ def test_a_text_that_is_ingested_again_stays_out_and_gives_the_rewritten_snapsho
     assert verify(catalog).problems == ()
 
 
-def test_the_rewritten_shards_are_those_that_ingesting_without_the_text_gives(folder: Path) -> None:
-    catalog = Catalog.open(folder / "store")
-    take_down(folder, named=secret(catalog)["id"])
-    rewritten = catalog.refresh().snapshot("more").contents.shards[0].tables
+def test_the_rewritten_shards_are_those_that_ingesting_without_the_text_gives(after: Taken) -> None:
+    folder, catalog = after.folder, after.catalog
+    rewritten = catalog.snapshot("more").contents.shards[0].tables
     shutil.rmtree(folder / "store" / "work", ignore_errors=True)
     catalog.expire([each.ref for each in catalog.snapshots["more"]], reason="test")
     ingested = again(catalog, folder).contents.shards[0].tables
@@ -302,10 +325,8 @@ def test_between_the_two_commits_nothing_runs_on_what_is_left_and_the_next_recip
     assert not catalog.pending
 
 
-def test_a_second_takedown_keeps_what_the_first_one_said(folder: Path) -> None:
-    catalog = Catalog.open(folder / "store")
-    first = secret(catalog)["id"]
-    take_down(folder, named=first)
+def test_a_second_takedown_keeps_what_the_first_one_said(after: Taken) -> None:
+    folder, catalog, first = after.folder, after.catalog, after.document["id"]
     assert "nothing to do" in take_down(folder, named=first)
     second = secret(catalog.refresh())["id"]
     assert second != first
@@ -385,10 +406,8 @@ def test_a_commit_that_comes_while_shards_are_rewritten_is_rewritten_too(
     assert (late.ref, document["id"] in _live_ids(catalog, late)) == ("late@2", False)
 
 
-def test_a_run_whose_input_was_taken_down_meanwhile_commits_no_text(folder: Path) -> None:
-    catalog = Catalog.open(folder / "store")
-    before = catalog.snapshot("target")
-    take_down(folder, named=secret(catalog)["id"])
+def test_a_run_whose_input_was_taken_down_meanwhile_commits_no_text(after: Taken) -> None:
+    catalog, before = after.catalog, after.before.snapshot("target")
     with pytest.raises(TamisError, match="expired while the run went on"):
         catalog.commit("slow", before.contents, catalog.runs[before.run], inputs=[before])
     with pytest.raises(TamisError, match="was taken down while it was read"):
@@ -400,13 +419,10 @@ def test_nothing_pending_is_nothing_to_finish(made: Path) -> None:
     assert finish(Catalog.open(made / "store"), HERE, Console(quiet=True)) is None
 
 
-def test_duplicates_are_decided_again_and_documents_added_after_a_takedown(folder: Path) -> None:
-    store, catalog = str(folder / "store"), Catalog.open(folder / "store")
-    document, kept = (
-        secret(catalog),
-        sql(catalog, "SELECT id FROM documents_parquet WHERE source_id = 'kept'")["id"][0].as_py(),
-    )
-    take_down(folder, named=document["id"])  # in `more`, not in the pool
+def test_duplicates_are_decided_again_and_documents_added_after_a_takedown(after: Taken) -> None:
+    folder, catalog = after.folder, after.catalog  # the document is in `more`, not in the pool
+    store = str(folder / "store")
+    kept = sql(catalog, "SELECT id FROM documents_parquet WHERE source_id = 'kept'")["id"][0].as_py()
     invoke("dedup", "more", "--against", "pool-dedup", "--into", "grown", "--executor", "local", "--store", store)
     grown = catalog.refresh().snapshot("grown")
     assert (grown.contents.layers[0], grown.contents.rows) == (
@@ -426,10 +442,8 @@ def test_duplicates_are_decided_again_and_documents_added_after_a_takedown(folde
     assert verify(catalog).problems == ()
 
 
-def test_explain_tells_of_the_takedown(folder: Path) -> None:
-    document = secret(Catalog.open(folder / "store"))
-    take_down(folder, named=document["id"])
-    printed = invoke("explain", document["id"], "--store", str(folder / "store"))
+def test_explain_tells_of_the_takedown(taken: Taken) -> None:
+    printed = invoke("explain", taken.document["id"], "--store", str(taken.folder / "store"))
     assert "dropped by takedown: takedown 1" in printed
     assert "the author asked" in printed
     assert "models that may have seen it: base@1, tuned@1" in printed

@@ -151,21 +151,9 @@ def test_an_unknown_executor_is_refused_with_those_there_are() -> None:
         executor("spark", workers=1, num_bytes=0)
 
 
-@pytest.fixture(scope="module")
-def ray_here() -> Iterator[None]:
-    """Ray in this process, with two CPUs, until the last of the tests below."""
-    import ray
-
-    from dataops.executors import start_ray
-
-    start_ray(2)
-    yield
-    ray.shutdown()
-
-
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_here")
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_ray_gives_the_same_ids_as_this_process(
     truth: list[Snapshot], source: str, tmp_path: Path, workers: int
 ) -> None:

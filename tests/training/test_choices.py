@@ -15,6 +15,7 @@ from catalog.errors import BadInput
 from catalog.query import sql
 from catalog.run import run
 from catalog.tokenizer import BpeTokenizer
+from clusters.screens import facts
 from dataops.executors import LocalExecutor
 from tests.conftest import Curated
 from training.choices import EvaluateChoices, Question, answers, read_questions
@@ -71,11 +72,12 @@ def test_a_trained_model_prefers_what_it_was_trained_on_and_the_catalog_tells(cu
         lines.append({"context": text[:40], "choices": [choices[i] for i in order], "answer": order.index(0)})
     path = tmp_path / "forwards.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    run(EvaluateChoices(paths=(str(path),)), model, into="answers", catalog=catalog, executor=HERE)
+    made = run(EvaluateChoices(paths=(str(path),)), model, into="answers", catalog=catalog, executor=HERE)
     (row,) = sql(catalog, "SELECT * FROM evaluations WHERE snapshot = 'answers@1'").to_pylist()
     assert (row["model"], row["task"], row["documents"]) == ("model", "forwards", 20)
     assert row["low"] <= row["accuracy"] <= row["high"]
     assert row["accuracy"] > 0.8
+    assert facts(made) == f"model {row['accuracy']:.3f} on forwards"
 
 
 @pytest.mark.parametrize(

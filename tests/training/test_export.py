@@ -1,9 +1,6 @@
 """An exported folder in a process that has transformers but none of our packages."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -70,32 +67,6 @@ def model_dir(tmp_path_factory):
     return folder
 
 
-CHILD = """
-import json, sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("catalog", "dataops", "training", "clusters"):
-            raise ImportError(name + " belongs to the project that exported the model")
-sys.meta_path.insert(0, Refuse())
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-folders, texts, found = json.loads(sys.argv[1]), json.loads(sys.argv[2]), {}
-for kind, folder in folders.items():
-    own_code = kind == "recurrent"
-    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=own_code).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=own_code)
-    out = []
-    for text in texts:
-        ids = tokenizer(text)["input_ids"]
-        with torch.no_grad():
-            logits = model(torch.tensor([ids])).logits[0].tolist()
-        bare = tokenizer.encode(text, add_special_tokens=False)
-        out.append({"ids": ids, "bare": bare, "decoded": tokenizer.decode(bare), "logits": logits})
-    greedy = model.generate(torch.tensor([[0, 5, 6]]), max_new_tokens=8, do_sample=False)[0].tolist()
-    name = type(model).__name__
-    found[kind] = {"out": out, "greedy": greedy, "kind": name, "special": tokenizer.all_special_tokens}
-print("RESULT" + json.dumps(found))
-"""
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
@@ -106,37 +77,32 @@ ARCHITECTURES = {
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory, tokenizer_json):
-    """Every kind exported, and what one process elsewhere finds in the folders."""
-    folder, folders = tmp_path_factory.mktemp("elsewhere"), {}
+def loaded(tmp_path_factory, tokenizer_json, elsewhere):
+    """Every kind exported, and what a process elsewhere finds in its folder."""
+    folder, found = tmp_path_factory.mktemp("exported"), {}
     for kind in ARCHITECTURES:
         write_model(network_of(kind), folder / "models" / kind, end_of_text=0)
-        out = folder / f"exported-{kind}"
-        export(folder / "models" / kind, tokenizer_json=tokenizer_json, out=out, card="# A card\n")
-        folders[kind] = str(out)
-    command = [sys.executable, "-I", "-c", CHILD, json.dumps(folders), json.dumps(TEXTS)]
-    environment = {**os.environ, "HF_HOME": str(folder / "hub"), "HF_HUB_OFFLINE": "1"}
-    child = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
-    assert child.returncode == 0, child.stderr
-    return folder, json.loads(child.stdout.split("RESULT")[1])
+        export(folder / "models" / kind, tokenizer_json=tokenizer_json, out=folder / kind, card="# A card\n")
+        found[kind] = elsewhere.load(folder / kind, TEXTS, own_code=kind == "recurrent")
+    return folder, found
 
 
 @pytest.fixture(scope="module")
-def elsewhere(loaded):
+def llama(loaded):
     folder, found = loaded
-    return folder / "exported-llama", found["llama"]
+    return folder / "llama", found["llama"]
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_transformers_without_this_project_computes_our_logits(loaded, kind):
     folder, found = loaded[0], loaded[1][kind]
-    assert found["kind"] == ARCHITECTURES[kind]
+    assert found["class"] == ARCHITECTURES[kind]
     network = network_of(kind)
     for each in found["out"]:
         tokens = torch.tensor([each["ids"]])
         ours = network(tokens, torch.zeros_like(tokens))[0].detach().numpy()
         np.testing.assert_allclose(ours, np.array(each["logits"], np.float32), atol=1e-5)
-    assert "tamis" not in json.loads((folder / f"exported-{kind}" / "config.json").read_text()) or kind == "recurrent"
+    assert "tamis" not in json.loads((folder / kind / "config.json").read_text()) or kind == "recurrent"
 
 
 def test_a_model_of_several_experts_is_not_exported(tmp_path, tokenizer_json):
@@ -147,26 +113,26 @@ def test_a_model_of_several_experts_is_not_exported(tmp_path, tokenizer_json):
         export(tmp_path / "many", tokenizer_json=tokenizer_json, out=tmp_path / "out", card="")
 
 
-def test_the_tokenizer_round_trips_and_adds_only_a_leading_end_of_text(elsewhere, tokenizer_json):
+def test_the_tokenizer_round_trips_and_adds_only_a_leading_end_of_text(llama, tokenizer_json):
     ours = Tokenizer.from_file(str(tokenizer_json))
-    for text, each in zip(TEXTS, elsewhere[1]["out"], strict=True):
+    for text, each in zip(TEXTS, llama[1]["out"], strict=True):
         assert each["bare"] == ours.encode(text, add_special_tokens=False).ids
         assert each["ids"] == [0, *each["bare"]]
         assert each["decoded"] == text
-    assert elsewhere[1]["special"] == [END_OF_TEXT]
+    assert llama[1]["special"] == [END_OF_TEXT]
 
 
-def test_our_greedy_tokens_are_those_of_transformers(elsewhere, model_dir):
+def test_our_greedy_tokens_are_those_of_transformers(llama, model_dir):
     network = read_model(model_dir, device=torch.device("cpu"))
     tokens = [0, 5, 6]
-    while len(tokens) < len(elsewhere[1]["greedy"]):
+    while len(tokens) < len(llama[1]["greedy"]):
         window = torch.tensor([tokens])
         tokens.append(pick(network(window, torch.zeros_like(window))[0, -1].detach(), Sampling(temperature=0), None))
-    assert tokens == elsewhere[1]["greedy"]
+    assert tokens == llama[1]["greedy"]
 
 
-def test_the_folder_holds_every_file_and_the_card(elsewhere):
-    assert {path.name for path in elsewhere[0].iterdir()} == {
+def test_the_folder_holds_every_file_and_the_card(llama):
+    assert {path.name for path in llama[0].iterdir()} == {
         "README.md",
         "config.json",
         "generation_config.json",
@@ -175,8 +141,8 @@ def test_the_folder_holds_every_file_and_the_card(elsewhere):
         "tokenizer.json",
         "tokenizer_config.json",
     }
-    assert (elsewhere[0] / "README.md").read_text() == "# A card\n"
-    assert model_config(elsewhere[0]).rope_theta == 5000.0
+    assert (llama[0] / "README.md").read_text() == "# A card\n"
+    assert model_config(llama[0]).rope_theta == 5000.0
 
 
 def test_a_tokenizer_with_another_end_of_text_is_refused(tmp_path, tokenizer_json, model_dir):

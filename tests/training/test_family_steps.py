@@ -14,6 +14,7 @@ from catalog.errors import UsageError
 from catalog.pack import Packs
 from catalog.run import begin, run
 from catalog.snapshot import Snapshot
+from clusters.screens import facts
 from dataops.blend import Blend
 from dataops.executors import LocalExecutor
 from tests.conftest import Curated
@@ -77,6 +78,7 @@ def test_an_expert_is_projected_tuned_scored_and_exported_as_a_plain_model(catal
     assert np.argmax(one.contents.summary["histogram"]) == np.argmax(rows)
     assert one.contents.summary["logits_difference"] < 1e-4
     assert one.contents.summary["family"] == "decoder"
+    assert facts(one) == f"{one.contents.summary['parameters']:,} parameters"
     wide = do(catalog, Project(expert="histogram"), projected, packs, into="wide")
     assert wide.contents.summary["histogram"] == pytest.approx(np.array(rows) / np.sum(rows), abs=1e-5)
     tuned = do(catalog, Finetune(**TUNE, expert="most-frequent"), packs, validation, projected, into="tuned")
@@ -167,6 +169,7 @@ def test_a_model_is_continued_and_a_pretrained_folder_is_too(catalog, plain, tmp
     )
     warm = do(catalog, WarmStart(path=str(folder)), packs, into="warm")
     assert warm.id == plain.id
+    assert facts(warm).endswith(" parameters")
     (tmp_path / "pretrained" / "config.json").write_text("{}")
     with pytest.raises(UsageError, match="is not a folder of a model"):
         do(catalog, WarmStart(path=str(tmp_path / "nowhere")), packs, into="nowhere")

@@ -14,6 +14,7 @@ from catalog.catalog import Catalog
 from catalog.errors import UsageError
 from catalog.run import StageProgress, begin, run
 from catalog.snapshot import Snapshot
+from catalog.tables import read_table
 from dataops.executors import LocalExecutor
 from tests.conftest import Curated
 from training import jobs
@@ -26,14 +27,13 @@ SMALL = {"params": 130_000, "tokens": 2_000, "batch_rows": 4}
 HERE = LocalExecutor(workers=2)
 
 
-@pytest.fixture
-def catalog(curated: Curated, tmp_path: Path) -> Catalog:
-    """A store of its own with everything up to packs."""
-    shutil.copytree(curated.store, tmp_path / "store")
-    return Catalog.open(tmp_path / "store")
+@pytest.fixture(scope="module")
+def catalog(curated: Curated, tmp_path_factory: pytest.TempPathFactory) -> Catalog:
+    """A store of its own with everything up to packs; its tests train models of different seeds."""
+    return Catalog.open(shutil.copytree(curated.store, tmp_path_factory.mktemp("steps") / "store"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def models(catalog: Catalog) -> list[Snapshot]:
     packs = catalog.snapshot("generic-packs")
     made = [
@@ -55,20 +55,20 @@ def of_another_tokenizer(catalog: Catalog, name: str) -> Snapshot:
 def test_runs_trained_together_keep_the_ids_threads_and_seconds_of_runs_alone(
     catalog: Catalog, curated: Curated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = {"one": Pretrain(**SMALL, threads=1), "two": Pretrain(**SMALL, threads=2)}
+    wanted = {"one": Pretrain(**SMALL, seed=3, threads=1), "two": Pretrain(**SMALL, seed=3, threads=2)}
     alone, together = catalog, Catalog.open(shutil.copytree(curated.store, tmp_path / "together"))
     packs = catalog.snapshot("generic-packs")
     used = []
 
-    def fit(jobs, *, cpus_per_worker, on_progress, workers_per_job):
+    def fit(jobs, *, at_once, cpus_per_worker, on_progress, workers_per_job):
         """What Ray's workers do, one after the other."""
-        used.extend((job.name, job.threads, cpus_per_worker) for job in jobs)
+        used.extend((job.name, job.threads, at_once, cpus_per_worker) for job in jobs)
         return [job.run(LocalContext(device_name="cpu", num_threads=job.threads)) for job in jobs]
 
     monkeypatch.setattr(jobs, "fit_with_ray", fit)
     works = [begin(step, packs, into=name, catalog=together, executor=HERE) for name, step in wanted.items()]
     train_together([(step, work, [packs]) for step, work in zip(wanted.values(), works, strict=True)])
-    assert used == [("one", 1, 1.0), ("two", 2, 1.0)]
+    assert used == [("one", 1, 2, 1.0), ("two", 2, 2, 1.0)]
     for name, step in wanted.items():
         mine = run(step, packs, into=name, catalog=alone, executor=HERE)
         theirs = run(step, packs, into=name, catalog=together, executor=HERE)
@@ -82,7 +82,7 @@ def test_runs_trained_together_keep_the_ids_threads_and_seconds_of_runs_alone(
 def test_training_in_this_process_tells_its_progress(catalog: Catalog) -> None:
     heard: list[StageProgress] = []
     packs = catalog.snapshot("generic-packs")
-    run(Pretrain(**SMALL), packs, into="model", catalog=catalog, executor=HERE, listener=heard.append)
+    run(Pretrain(**SMALL, seed=5), packs, into="model", catalog=catalog, executor=HERE, listener=heard.append)
     assert [each.done for each in heard] == list(range(1, heard[0].total + 1))
     assert "tokens/s" in heard[-1].note
 
@@ -105,6 +105,18 @@ def test_models_of_one_name_are_not_compared(catalog: Catalog, models: list[Snap
     )
     with pytest.raises(UsageError, match="model-0@1 and model-0@2 share a name"):
         run(Evaluate(), catalog.snapshot("validation"), models[0], newer, into="x", catalog=catalog, executor=HERE)
+
+
+def test_a_sample_of_documents_has_the_lowest_ids_whatever_the_shards(catalog: Catalog, models: list[Snapshot]) -> None:
+    pool = catalog.snapshot("clean-tokens")
+    scored = {
+        most: run(Evaluate(most_documents=most), pool, models[0], into=f"most-{most}", catalog=catalog, executor=HERE)
+        for most in (0, 7, 10_000)
+    }
+    ids = {most: read_table(catalog.store, each.artifact("scores"))["id"].to_pylist() for most, each in scored.items()}
+    assert len(ids[0]) == pool.contents.rows
+    assert sorted(ids[7]) == sorted(ids[0])[:7]
+    assert ids[10_000] == ids[0]
 
 
 def test_an_evaluation_of_renamed_models_speaks_of_the_new_names(catalog: Catalog, models: list[Snapshot]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -75,9 +77,12 @@ def test_an_unknown_tracker_and_one_without_its_package_are_refused(tmp_path, mo
         open_trackers(["wandb"], tmp_path, begin=0)
 
 
-def test_tensorboard_has_every_number_of_a_resumed_run_once(tmp_path):
+def test_tensorboard_has_every_number_of_a_resumed_run_once(tmp_path, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.summary.writer import event_file_writer
 
+    clock = itertools.count(1_800_000_000)  # files are read in the order of their names, which have whole seconds
+    monkeypatch.setattr(event_file_writer, "time", SimpleNamespace(time=lambda: next(clock)))
     for begin, numbers in ((0, range(1, 6)), (3, range(4, 8))):
         telemetry = opened(tmp_path, [], begin=begin, trackers=("tensorboard",))
         for number in numbers:

@@ -1,9 +1,8 @@
-"""Training inside Ray Train gives the bytes of training here, whoever dies on the way. One Ray instance for all."""
+"""Training inside Ray Train gives the bytes of training here, whoever dies on the way. One Ray for all."""
 
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 import signal
 from pathlib import Path
@@ -16,21 +15,6 @@ from training.config import EarlyStopping
 from training.context import GroupContext, LocalContext
 from training.telemetry import read_metrics
 from training.worker import FinetuneJob, Job, PretrainJob, fit_with_ray
-
-
-@pytest.fixture(scope="module")
-def ray_started():
-    import ray
-
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=100 << 20,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-    yield
-    ray.shutdown()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,8 +98,8 @@ def alone(tmp_path_factory, pack, shape, settings, documents) -> Path:
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_started")
-def test_jobs_side_by_side_give_the_bytes_of_each_alone_and_a_wrong_one_raises_its_own_error(
+@pytest.mark.usefixtures("ray_here")
+def test_jobs_dealt_out_to_two_workers_give_the_bytes_of_each_alone_and_a_wrong_one_raises_its_own_error(
     tmp_path, alone, pack, shape, settings, documents
 ):
     start = alone / "plain" / "model"
@@ -124,7 +108,7 @@ def test_jobs_side_by_side_give_the_bytes_of_each_alone_and_a_wrong_one_raises_i
     with pytest.raises(UsageError) as here:
         wrong.run(LocalContext(device_name="cpu", num_threads=1))
     with pytest.raises(UsageError) as there:
-        fit_with_ray([*map(Counted, jobs), wrong], cpus_per_worker=0.5, on_progress=no_progress)
+        fit_with_ray([wrong, *map(Counted, jobs)], at_once=2, cpus_per_worker=0.5, on_progress=no_progress)
     assert str(there.value) == str(here.value)
     assert "cell 2" in str(there.value)
     for job in jobs:
@@ -134,13 +118,13 @@ def test_jobs_side_by_side_give_the_bytes_of_each_alone_and_a_wrong_one_raises_i
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_started")
+@pytest.mark.usefixtures("ray_here")
 def test_jobs_whose_worker_was_killed_end_with_the_bytes_of_local_runs(
     tmp_path, alone, pack, shape, settings, documents
 ):
     start = alone / "plain" / "model"
     plain, weighed, tuned = three_jobs(tmp_path, start, pack=pack, shape=shape, settings=settings, documents=documents)
-    found = fit_with_ray([plain, KilledOnce(weighed), tuned], cpus_per_worker=0.5, on_progress=no_progress)
+    found = fit_with_ray([plain, KilledOnce(weighed), tuned], at_once=2, cpus_per_worker=0.5, on_progress=no_progress)
     assert (weighed.run_dir / "killed").read_text() == "step-00000006"
     assert [result.model_dir for result in found] == [job.run_dir / "model" for job in (plain, weighed, tuned)]
     for job in (plain, weighed, tuned):
@@ -157,7 +141,7 @@ class KilledPair(Watched):
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_started")
+@pytest.mark.usefixtures("ray_here")
 def test_a_run_whose_second_worker_was_killed_and_whose_ray_files_were_cut_ends_with_the_bytes_of_one_process(
     tmp_path, pack, shape, settings
 ):
@@ -167,24 +151,24 @@ def test_a_run_whose_second_worker_was_killed_and_whose_ray_files_were_cut_ends_
         for name in ("here", "there")
     )
     here.run(LocalContext(device_name="cpu", num_threads=1))
-    fit_with_ray([KilledPair(there)], cpus_per_worker=1, workers_per_job=2, on_progress=no_progress)
+    fit_with_ray([KilledPair(there)], at_once=1, cpus_per_worker=1, workers_per_job=2, on_progress=no_progress)
     assert (there.run_dir / "killed").read_text() == "step-00000006"
     assert bytes_of(there.run_dir) == bytes_of(here.run_dir)
     (there.run_dir / "result.json").unlink()
     cut = there.run_dir / "ray" / "old" / "checkpoint_manager_snapshot.json"
     cut.parent.mkdir(parents=True)
     cut.write_text('{"checkpoint_')
-    fit_with_ray([there], cpus_per_worker=1, workers_per_job=1, on_progress=no_progress)
+    fit_with_ray([there], at_once=1, cpus_per_worker=1, workers_per_job=1, on_progress=no_progress)
     assert bytes_of(there.run_dir) == bytes_of(here.run_dir)
     assert not cut.exists()
 
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_started")
+@pytest.mark.usefixtures("ray_here")
 def test_two_workers_on_one_job_give_the_losses_of_one(tmp_path, alone, pack, shape, settings):
     job = PretrainJob(name="pair", packs=(pack,), weights=None, model=shape, train=settings, run_dir=tmp_path / "pair")
-    fit_with_ray([job], cpus_per_worker=1, workers_per_job=2, on_progress=no_progress)
+    fit_with_ray([job], at_once=1, cpus_per_worker=1, workers_per_job=2, on_progress=no_progress)
     pair, one = ([line["loss"] for line in read_metrics(f / "metrics.jsonl")] for f in (job.run_dir, alone / "plain"))
     assert pair == pytest.approx(one, abs=1e-4)
 
@@ -199,4 +183,4 @@ def test_jobs_that_share_a_name_or_a_folder_or_give_a_relative_one_are_refused(t
         ([job("a", Path("here"))], "must be absolute"),
     ):
         with pytest.raises(ValueError, match=message):
-            fit_with_ray(jobs, cpus_per_worker=1, on_progress=no_progress)
+            fit_with_ray(jobs, at_once=1, cpus_per_worker=1, on_progress=no_progress)
