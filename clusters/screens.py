@@ -55,6 +55,8 @@ def facts(snapshot: Snapshot) -> str:
             sum(r[k] for r in summary["levels"] if r["from"] >= summary["threshold"]) for k in ("found", "of")
         )
         return f"{found:,} of {planted:,} planted copies found"
+    if contents.kind == "verdict":
+        return f"winner {summary['winner']}" if "winner" in summary else f"{summary['model']}: {summary['verdict']}"
     if contents.kind == "evaluation":
         return ", ".join(f"{row['model']} {row['bits_per_byte']:.3f}" for row in summary["results"]) + " bits/byte"
     return wanted[contents.kind].format(**summary) if contents.kind in wanted else contents.kind
