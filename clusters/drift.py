@@ -30,7 +30,7 @@ def drift_recipe(catalog: Catalog, reference: str, paths: Sequence[str]) -> Reci
     """
     made_with = origins_of(catalog, reference)
     base = base_name(made_with.model.name)
-    entries = [*read(catalog, made_with.target, f"{base}-new", paths)]
+    entries = [*reading(catalog, made_with.target, f"{base}-new", paths)]
     for step in curation(catalog, made_with.target):
         settings = dict(step.settings)
         if step.step == "fuzzy-dedup":  # a measurement loses nothing, so it needs no ceiling
@@ -62,7 +62,7 @@ def drift_recipe(catalog: Catalog, reference: str, paths: Sequence[str]) -> Reci
     )
 
 
-def read(catalog: Catalog, text: Snapshot, name: str, paths: Sequence[str]) -> list[Stated]:
+def reading(catalog: Catalog, text: Snapshot, name: str, paths: Sequence[str]) -> list[Stated]:
     """Ingestion of files as those of `text` were read."""
     before = settings_of(catalog, last_made_by(catalog, text, "ingest"))
     before = {name: value for name, value in before.items() if name != "source" and value is not None}

@@ -11,9 +11,9 @@ All of it is a recipe. Only the name of the winner, MODEL-champion, is given aft
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from catalog.errors import UsageError
 from catalog.projection import publish
 from catalog.snapshot import Snapshot
 from clusters.console import Console
-from clusters.drift import CHAMPION, base_name, held_out_text, next_entry, read
+from clusters.drift import CHAMPION, base_name, held_out_text, next_entry, reading
 from clusters.origins import Origins, all_made_by, curation, inputs_of, last_made_by, origins_of, settings_of
 from clusters.recipes import Recipe, Stated, override
 from clusters.runner import run_recipe
@@ -102,7 +102,7 @@ def _newcomers(catalog: Catalog, text: Snapshot, name: str, paths: Sequence[str]
     verbs = [step.step for step in steps]
     first, last = verbs.index("fuzzy-dedup"), len(verbs) - 1 - verbs[::-1].index("fuzzy-dedup")
     first = min(first, verbs.index("exact-dedup")) if "exact-dedup" in verbs else first
-    entries = read(catalog, text, name, paths)
+    entries = reading(catalog, text, name, paths)
     for step in steps[:first]:
         entries.append(next_entry(entries, f"{name}-{step.step}", step.step, *step.inputs, **step.settings))
     entries += [
@@ -184,31 +184,35 @@ def refresh_now(
     recipe = override(refresh_recipe(catalog, reference, new), assignments)
     champion = catalog.current(catalog.snapshot(reference))
     base = base_name(champion.name)
-    settings = {"store": store, "executor": executor, "workers": workers, "console": console}
+    run = partial(run_recipe, store=store, executor=executor, workers=workers, console=console)
     parts = [f"{base}-added-{part}" for part in PARTS]
     last = [entry.name for entry in recipe.entries].index(parts[-1])
-    made = run_recipe(Recipe(entries=recipe.entries[: last + 1]), **settings)
-    empty = [name for name in parts if not made[name].contents.rows]
-    if len(empty) == len(parts):
+    read = run(Recipe(entries=recipe.entries[: last + 1]))
+    if not _is_enough({name: read[name].contents.rows for name in parts}):
         return f"nothing to do: no document is new and passes the rules; `tamis show {base}-added-pure` says why"
-    if empty:
-        raise UsageError(
-            f"too little new text: no document is left for {', '.join(empty)}; expected some in each of the parts "
-            "that train, validate and test"
-        )
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.yaml").write_text(recipe.to_yaml())
-    made |= run_recipe(recipe, **settings)
+    made = run(recipe)
     gate = made[f"{base}-gate"].contents.summary
     winner = made.get(gate["winner"], champion)
     scores = [made[f"{base}-{text}-scores"].ref for text in ("old", "added")]
     exported = Recipe(entries=(_entry(f"{base}-export", "export", *scores, winner.ref),))
-    written = run_recipe(exported, **settings)[f"{base}-export"]
-    shutil.rmtree(out / "model", ignore_errors=True)
+    written = run(exported)[f"{base}-export"]
     write_export(catalog.refresh(), written, out / "model")
     named = name_champion(catalog, base, winner)
     done = "" if catalog.sequence > sequence else "nothing to do: all of this was in the catalog\n\n"
     return done + gate_screen(gate, named=named, model=out / "model")
+
+
+def _is_enough(documents: Mapping[str, int]) -> bool:
+    """Whether there is new text, by part. Raises UsageError where some parts of it are empty."""
+    empty = [name for name, count in documents.items() if not count]
+    if empty and len(empty) < len(documents):
+        raise UsageError(
+            f"too little new text: no document is left for {', '.join(empty)}; expected some in each of the parts "
+            "that train, validate and test"
+        )
+    return not empty
 
 
 def name_champion(catalog: Catalog, base: str, winner: Snapshot) -> Snapshot:

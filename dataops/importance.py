@@ -25,7 +25,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import ArrayLike
 
 from catalog import schema
@@ -35,6 +34,7 @@ from catalog.snapshot import Contents, Shard, Snapshot
 from catalog.store import Store
 from catalog.tables import read_live, write_table
 from dataops.cells import load_cells
+from dataops.feedback import read_votes
 from dataops.kernels.histogram import (
     ImportanceWeights,
     bootstrap_intervals,
@@ -46,7 +46,6 @@ from dataops.kernels.histogram import (
 )
 from dataops.kernels.resolution import Level, Shares, backed_off, choose_level
 from dataops.kernels.tree import Tree, cells_at
-from dataops.records import ACCEPTED, REJECTED
 
 Part = tuple[Sequence[Shard], tuple[str, ...]]
 
@@ -161,33 +160,6 @@ class Weighed:
     estimate: Shares
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Votes:
-    """Feedback by leaf: windows of accepted less rejected text, float64[cells], and how many documents of each."""
-
-    windows: np.ndarray
-    accepted: int
-    rejected: int
-
-
-def read_votes(store: Store, part: Part, *, window_tokens: float, num_cells: int) -> Votes:
-    """The verdicts of feedback, in windows of `window_tokens` tokens. Raises UsageError where there are none."""
-    shards, layers = part
-    windows, count = np.zeros(num_cells), dict.fromkeys((ACCEPTED, REJECTED), 0)
-    for shard in shards:
-        documents = read_live(store, shard, layers, ["row", "domain"])
-        placed = read_live(store, shard, layers, ["row", "cell", "n_tokens"], table="cells")
-        for verdict, sign in ((ACCEPTED, 1), (REJECTED, -1)):
-            rows = documents.filter(pc.equal(documents["domain"], verdict))["row"].combine_chunks()
-            chosen = placed.filter(pc.is_in(placed["row"], value_set=rows))
-            mass = sign * chosen["n_tokens"].to_numpy() / window_tokens
-            windows += np.bincount(chosen["cell"].to_numpy(), mass, num_cells)
-            count[verdict] += len(rows)
-    if not any(count.values()):
-        raise UsageError("no document of the feedback is accepted or rejected: ingest it with `ingest-feedback`")
-    return Votes(windows=windows, accepted=count[ACCEPTED], rejected=count[REJECTED])
-
-
 def weigh(step: Weigh, pool: Placed, target: Placed, tree: Tree, *, votes: ArrayLike = 0.0) -> Weighed:
     """The weights of a step on placed windows; `votes` are windows to add to each leaf of the target, or to take."""
     levels = [cells_at(tree, level) for level in range(len(tree.parents))]
@@ -264,7 +236,7 @@ def _weigh(store: Store, task: Task) -> Receipt:
         counts = f"the pool has {len(pool.cell)} windows and the target {len(target.cell)}"
         raise UsageError(f"{counts}: both need some")
     found = [
-        read_votes(store, part, window_tokens=target.tokens.mean(), num_cells=tree.num_cells[-1])
+        read_votes(store, *part, window_tokens=target.tokens.mean(), num_cells=tree.num_cells[-1])
         for part in task["feedback"]
     ]
     made = weigh(step, pool, target, tree, votes=found[0].windows if found else 0.0)

@@ -64,10 +64,10 @@ def psi(new: Floats, old: Floats) -> float:
 def shift_of_cells(windows: Windows, num_cells: int, *, draws: int, level: float, seed: int) -> Shift:
     """The index of the new documents' histogram to the old ones', by chance exceeded with probability `level`."""
     document, cell, mass = _paired(windows, num_cells)
-    both = np.bincount(cell, mass, num_cells)
+    both = _histogram(cell, mass, num_cells)
 
     def index(is_new: NDArray[np.bool_]) -> float:
-        new = np.bincount(cell, mass * is_new[document], num_cells)
+        new = _histogram(cell, mass * is_new[document], num_cells)
         return psi(new, np.maximum(both - new, 0.0))
 
     return _among_permutations(index, windows, draws=draws, level=level, seed=seed)
@@ -87,10 +87,9 @@ def interval_of_psi(windows: Windows, num_cells: int, *, draws: int, seed: int) 
     for draw in range(draws):
         times = np.concatenate([_drawn(generator, windows.old), _drawn(generator, windows.new)])
         drawn = mass * times[document]
-        new = np.bincount(cell, drawn * is_new, num_cells)
-        old = np.bincount(cell, drawn * (1 - is_new), num_cells)
+        new, old = (_histogram(cell, drawn * side, num_cells) for side in (is_new, 1 - is_new))
         found[draw] = psi(new, old)
-    here = psi(np.bincount(cell, mass * is_new, num_cells), np.bincount(cell, mass * (1 - is_new), num_cells))
+    here = psi(*(_histogram(cell, mass * side, num_cells) for side in (is_new, 1 - is_new)))
     low, high = np.quantile(found, (0.025, 0.975))
     return max(0.0, 2 * here - float(high)), max(0.0, 2 * here - float(low))
 
@@ -133,6 +132,10 @@ def _drawn_ratio(generator: np.random.Generator, above: Floats, below: Floats) -
 def _drawn(generator: np.random.Generator, size: int) -> Floats:
     """How often each of `size` documents comes when as many are drawn with replacement."""
     return np.bincount(generator.integers(size, size=size), minlength=size).astype(np.float64)
+
+
+def _histogram(cell: NDArray[np.int64], mass: Floats, num_cells: int) -> Floats:
+    return np.bincount(cell, mass, num_cells).astype(np.float64)
 
 
 def _paired(windows: Windows, num_cells: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:

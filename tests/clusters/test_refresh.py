@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from tests.conftest import Curated
 from tests.dataops.conftest import topic_rows
 
 HERE = {"executor": "local", "workers": 2, "console": Console(quiet=True)}
-TRAINING = {"params": 130_000, "tokens": 20_000, "batch_rows": 8}
+TRAINING = {"params": 130_000, "tokens": 2_000, "batch_rows": 8}
 
 
 def written(path: Path, rows: list[dict]) -> tuple[str, ...]:
@@ -31,6 +32,15 @@ def written(path: Path, rows: list[dict]) -> tuple[str, ...]:
         "".join(json.dumps({"id": f"{path.stem}-{i}", "url": None, **row}) + "\n" for i, row in enumerate(rows))
     )
     return (str(path),)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unpublished(curated: Curated) -> Iterator[None]:  # noqa: ARG001 (which others share, so it is made before)
+    """The projection is written when SQL asks, not after each of a hundred steps: half of the time of these tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("catalog.run.publish", lambda _: None)
+        patch.setattr("clusters.refresh.publish", lambda _: None)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +52,7 @@ def store(curated: Curated, tmp_path_factory: pytest.TempPathFactory) -> Path:
         Stated(name="held", step="split", inputs=("target-tokens",), settings={"start": 0.85, "stop": 1.0, "seed": 3}),
         Stated(name="base", step="pretrain", inputs=("specialized-packs",), settings=TRAINING),
         Stated(
-            name="tuned", step="finetune", inputs=("target-packs", "validation", "base"), settings={"tokens": 10_000}
+            name="tuned", step="finetune", inputs=("target-packs", "validation", "base"), settings={"tokens": 16_000}
         ),
         Stated(name="scores", step="evaluate", inputs=("held", "base", "tuned")),
         Stated(name="validation-scores", step="evaluate", inputs=("validation", "base", "tuned")),
