@@ -35,7 +35,7 @@ def written(path: Path, rows: list[dict]) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def unpublished(curated: Curated) -> Iterator[None]:  # noqa: ARG001 (which others share, so it is made before)
+def unpublished(curated: Curated) -> Iterator[None]:
     """The projection is written when SQL asks, not after each of a hundred steps: half of the time of these tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("catalog.run.publish", lambda _: None)
