@@ -12,7 +12,7 @@ All of it is a recipe. Only the name of the winner, MODEL-champion, is given aft
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -192,7 +192,7 @@ def refresh_now(
         return f"nothing to do: no document is new and passes the rules; `tamis show {base}-added-pure` says why"
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.yaml").write_text(recipe.to_yaml())
-    made = run(recipe)
+    made = run(Recipe(entries=tuple(_pinned(entry, read) for entry in recipe.entries[last + 1 :])))
     gate = made[f"{base}-gate"].contents.summary
     winner = made.get(gate["winner"], champion)
     scores = [made[f"{base}-{text}-scores"].ref for text in ("old", "added")]
@@ -202,6 +202,11 @@ def refresh_now(
     named = name_champion(catalog, base, winner)
     done = "" if catalog.sequence > sequence else "nothing to do: all of this was in the catalog\n\n"
     return done + gate_screen(gate, named=named, model=out / "model")
+
+
+def _pinned(entry: Stated, made: Mapping[str, Snapshot]) -> Stated:
+    """The entry with versions for names: of two refreshes in turn the newest of a name may be the other one's."""
+    return replace(entry, inputs=tuple(made[name].ref if name in made else name for name in entry.inputs))
 
 
 def _is_enough(documents: Mapping[str, int]) -> bool:

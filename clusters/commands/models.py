@@ -121,7 +121,7 @@ def drift(
     fail_on_drift: Annotated[
         bool, typer.Option("--fail-on-drift", help="Exit status 1 where it says to retrain; for cron.")
     ] = False,
-    executor: ExecutorOption = "local",
+    executor: ExecutorOption = "auto",
     workers: WorkersOption = WORKERS,
     assignments: SetOption = None,
     print_recipe: Annotated[

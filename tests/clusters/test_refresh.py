@@ -151,6 +151,13 @@ def test_refresh_learns_new_text_keeps_the_better_model_and_does_nothing_twice(s
     assert {"tuned-held-out", "tuned-challenger"} <= {entry.name for entry in again.entries}
 
 
+def test_a_document_or_two_are_too_little_to_judge_a_new_model_by(store: Path, tmp_path: Path) -> None:
+    new = Additions(add=written(tmp_path / "one.jsonl", topic_rows({"topic-3": 1}, seed=80)))
+    with pytest.raises(UsageError, match="too little new text: no document is left for tuned-added-"):
+        refreshed(store, "tuned", new, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def _texts(catalog: Catalog, name: str) -> set[str]:
     query = "SELECT DISTINCT content FROM documents WHERE snapshot = ?"
     return set(sql(catalog, query, [catalog.snapshot(name).ref])["content"].to_pylist())
