@@ -125,7 +125,7 @@ def _measure(store: Store, task: Task) -> Receipt:
             f"target: expected at least {FEWEST} of both"
         )
     cells = shift_of_cells(windows, tree.num_cells[level], draws=step.draws, level=step.level, seed=step.seed)
-    low, high = interval_of_psi(windows, tree.num_cells[level], draws=step.draws, seed=step.seed)
+    low, high = interval_of_psi(windows, tree.num_cells[level], cells, draws=step.draws, seed=step.seed)
     gap = kolmogorov_smirnov(windows, draws=step.draws, level=step.level, seed=step.seed)
     found = {
         "model": task["model"],

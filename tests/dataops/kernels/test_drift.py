@@ -58,15 +58,24 @@ def test_twenty_documents_show_a_large_index_beside_a_large_expected_one() -> No
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_planted_shift_is_found_and_its_interval_holds_the_true_index(seed: int) -> None:
-    moved = np.where(np.arange(CELLS) < 12, 0.0, 0.25)
-    windows = sample(seed, old=200, new=60, shares=moved)
+    moved = np.where(np.arange(CELLS) < 8, 0.0, 0.125)
+    windows = sample(seed, old=300, new=150, shares=moved)
     found = shift_of_cells(windows, CELLS, **CHANCE, seed=seed)
     assert found.p <= 0.01
     large = sample(99, old=20_000, new=20_000, shares=moved)
     is_new = large.document >= large.old
     truth = psi(*(np.bincount(large.cell, large.mass * side, CELLS) for side in (is_new, ~is_new)))
-    low, high = interval_of_psi(windows, CELLS, draws=199, seed=seed)
-    assert low < truth < high
+    low, high = interval_of_psi(windows, CELLS, found, draws=199, seed=seed)
+    assert 0.1 < low < truth < high
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_interval_of_twenty_documents_of_the_target_begins_at_zero(seed: int) -> None:
+    windows = sample(seed, old=300, new=20)
+    found = shift_of_cells(windows, CELLS, **CHANCE, seed=seed)
+    low, high = interval_of_psi(windows, CELLS, found, draws=199, seed=seed)
+    assert low == 0
+    assert high > 0.1, "twenty documents rule little out"
 
 
 def test_the_gap_is_that_of_every_pair_of_distribution_functions_ties_included() -> None:
