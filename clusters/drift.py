@@ -106,7 +106,7 @@ def drift_screen(found: Mapping[str, Any], *, model: str, paths: Sequence[str]) 
         "",
         *(f"  {reason}" for reason in found["reasons"]),
     ]
-    if limit > 0.25:
+    if limit > 0.25 and found["verdict"] != "retrain":
         lines.append(f"  so few documents: a shift below {limit:.2f} above chance could not be told from chance")
     if found["outside_low"] > 0 and found["outside"] > 0.1:
         lines.append("  much of it is like nothing in the pool: retraining needs pool text that is, `--pool PATH`")
