@@ -9,6 +9,8 @@ from catalog.errors import UsageError
 from catalog.query import sql
 from catalog.snapshot import Run, Snapshot
 
+INGESTS = ("ingest", "ingest-feedback")  # steps whose evidence is the files that they read
+
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
@@ -52,7 +54,7 @@ def tree(catalog: Catalog, snapshot: Snapshot) -> list[str]:
 
 def sources(run: Run) -> list[tuple[str, str]]:
     """Name and sha256 of the files that an ingestion read from outside the store."""
-    return [(name, sha256) for name, _, sha256 in run.evidence] if run.step == "ingest" else []
+    return [(name, sha256) for name, _, sha256 in run.evidence] if run.step in INGESTS else []
 
 
 def _settings(run: Run) -> str:

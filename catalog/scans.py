@@ -40,6 +40,7 @@ SCANS = {
     "taken_down": NAMED,
     "parts": schema.EVALUATION_PARTS,
     "forecasts": schema.FORECASTS,
+    "shifts": schema.SHIFTS,
 }
 
 

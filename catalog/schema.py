@@ -150,6 +150,9 @@ WEIGHTS = pa.schema(
     ]
 )
 
+# How much of the target and of new text lies in each cell.
+SHIFTS = pa.schema([("cell", pa.int32()), ("target_share", pa.float64()), ("new_share", pa.float64())])
+
 EVALUATIONS = pa.schema(
     [
         ("model", pa.string()),

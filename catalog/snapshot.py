@@ -25,7 +25,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 REFERENCE = re.compile(rf"({NAME.pattern})(?:@([0-9]+))?")
 KINDS = (
     *("documents", "tokenizer", "classifier", "mixture", "packs"),
-    *("model", "lessons", "evaluation", "forecast", "export", "audit"),
+    *("model", "lessons", "evaluation", "forecast", "export", "audit", "verdict"),
 )
 
 

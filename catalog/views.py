@@ -130,6 +130,30 @@ VIEWS = (
            (r->>'$.difference')::DOUBLE AS difference, (r->>'$.low')::DOUBLE AS low, (r->>'$.high')::DOUBLE AS high,
            (r->>'$.win_probability')::DOUBLE AS win_probability
     FROM snapshot_rows s, unnest((s.summary->'$.comparisons')::JSON[]) AS u(r) WHERE s.kind = 'evaluation'""",
+    _table("shifts", "q.cell, q.target_share, q.new_share"),
+    """CREATE VIEW drifts AS
+    SELECT snapshot, summary->>'$.model' AS model, summary->>'$.verdict' AS verdict,
+           (summary->>'$.documents')::INTEGER AS documents, (summary->>'$.known_documents')::INTEGER AS known_documents,
+           (summary->>'$.target_documents')::INTEGER AS target_documents, (summary->>'$.cells')::INTEGER AS cells,
+           (summary->>'$.psi')::DOUBLE AS psi, (summary->>'$.psi_low')::DOUBLE AS psi_low,
+           (summary->>'$.psi_high')::DOUBLE AS psi_high, (summary->>'$.psi_expected')::DOUBLE AS psi_expected,
+           (summary->>'$.psi_limit')::DOUBLE AS psi_limit, (summary->>'$.psi_p')::DOUBLE AS psi_p,
+           (summary->>'$.ks')::DOUBLE AS ks, (summary->>'$.ks_expected')::DOUBLE AS ks_expected,
+           (summary->>'$.ks_limit')::DOUBLE AS ks_limit, (summary->>'$.ks_p')::DOUBLE AS ks_p,
+           (summary->>'$.outside')::DOUBLE AS outside, (summary->>'$.target_outside')::DOUBLE AS target_outside,
+           (summary->>'$.bits_per_byte')::DOUBLE AS bits_per_byte,
+           (summary->>'$.held_out_bits_per_byte')::DOUBLE AS held_out_bits_per_byte,
+           (summary->>'$.difference')::DOUBLE AS difference, (summary->>'$.low')::DOUBLE AS low,
+           (summary->>'$.high')::DOUBLE AS high
+    FROM snapshot_rows WHERE kind = 'verdict' AND step = 'measure-drift'""",
+    """CREATE VIEW gates AS
+    SELECT s.snapshot, s.summary->>'$.winner' AS winner, r->>'$.text' AS text,
+           (r->>'$.documents')::INTEGER AS documents, s.summary->>'$.champion' AS champion,
+           (r->>'$.champion')::DOUBLE AS champion_bits_per_byte,
+           s.summary->>'$.challenger' AS challenger, (r->>'$.challenger')::DOUBLE AS challenger_bits_per_byte,
+           (r->>'$.difference')::DOUBLE AS difference, (r->>'$.low')::DOUBLE AS low, (r->>'$.high')::DOUBLE AS high,
+           (r->>'$.at_most')::DOUBLE AS at_most, (r->>'$.holds')::BOOLEAN AS holds
+    FROM snapshot_rows s, unnest((s.summary->'$.sets')::JSON[]) AS u(r) WHERE s.kind = 'verdict' AND s.step = 'gate'""",
     """CREATE VIEW audits AS
     SELECT s.snapshot, (r->>'$.from')::DOUBLE AS "from", (r->>'$.to')::DOUBLE AS "to",
            (r->>'$.of')::BIGINT AS planted, (r->>'$.found')::BIGINT AS found, (r->>'$.share')::DOUBLE AS recall,

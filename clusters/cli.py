@@ -14,7 +14,7 @@ import typer
 from catalog.errors import TamisError
 from clusters.commands import deduplicating, keeping, looking, making, models
 
-REPEATABLE = ("--pool", "--target")
+REPEATABLE = ("--pool", "--target", "--add", "--feedback")
 INTERRUPTED = 130  # the exit status that typer gives to Ctrl-C
 
 app = typer.Typer(

@@ -10,7 +10,10 @@ from catalog.errors import UsageError
 
 STEPS = {
     "ingest": "dataops.ingest:Ingest",
+    "ingest-feedback": "dataops.feedback:IngestFeedback",
     "append": "dataops.append:Append",
+    "newcomers": "dataops.join:Newcomers",
+    "join": "dataops.join:Join",
     "exact-dedup": "dataops.exact:ExactDedup",
     "fuzzy-dedup": "dataops.fuzzy:FuzzyDedup",
     "redecide": "dataops.keep:Redecide",
@@ -29,6 +32,7 @@ STEPS = {
     "weigh-ngrams": "dataops.selectors:WeighNgrams",
     "weigh-cross-entropy": "dataops.selectors:WeighCrossEntropy",
     "weigh-classifier": "dataops.selectors:WeighClassifier",
+    "measure-drift": "dataops.drift:MeasureDrift",
     "combine": "dataops.combine:Combine",
     "resample": "dataops.resample:Resample",
     "remix": "dataops.combine:Remix",
@@ -42,6 +46,7 @@ STEPS = {
     "evaluate": "training.compare:Evaluate",
     "forecast": "training.forecast:Forecast",
     "evaluate-choices": "training.choices:EvaluateChoices",
+    "gate": "training.gate:Gate",
     "export": "training.compare:Export",
     "export-gguf": "training.gguf_file:ExportGguf",
 }
@@ -49,7 +54,10 @@ STEPS = {
 # What a step reads, in this order: `[name]` may be left out, `name...` is one or more.
 INPUTS = {
     "ingest": "",
+    "ingest-feedback": "",
     "append": "old-documents new-documents",
+    "newcomers": "documents old-documents",
+    "join": "documents...",
     "exact-dedup": "documents",
     "fuzzy-dedup": "documents",
     "redecide": "documents",
@@ -63,11 +71,12 @@ INPUTS = {
     "tokenize": "documents tokenizer",
     "fit-cells": "documents [fitted]",
     "assign-cells": "documents fitted",
-    "weigh": "pool target",
+    "weigh": "pool target [feedback]",
     "weigh-two-stage": "pool target",
     "weigh-ngrams": "pool target",
     "weigh-cross-entropy": "pool target",
     "weigh-classifier": "pool target",
+    "measure-drift": "new target fitted new-scores held-out-scores",
     "combine": "mixture...",
     "resample": "pool mixture",
     "remix": "packs mixture",
@@ -81,6 +90,7 @@ INPUTS = {
     "evaluate": "documents model...",
     "forecast": "evaluation documents model...",
     "evaluate-choices": "model...",
+    "gate": "old-evaluation new-evaluation",
     "export": "evaluation [test] model...",
     "export-gguf": "export",
 }

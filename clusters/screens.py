@@ -57,6 +57,8 @@ def facts(snapshot: Snapshot) -> str:
         return f"{found:,} of {planted:,} planted copies found"
     if contents.kind == "evaluation" and "task" in summary["results"][0]:
         return ", ".join(f"{row['model']} {row['accuracy']:.3f} on {row['task']}" for row in summary["results"])
+    if contents.kind == "verdict":
+        return f"winner {summary['winner']}" if "winner" in summary else f"{summary['model']}: {summary['verdict']}"
     if contents.kind == "evaluation":
         return ", ".join(f"{row['model']} {row['bits_per_byte']:.3f}" for row in summary["results"]) + " bits/byte"
     return wanted[contents.kind].format(**summary) if contents.kind in wanted else contents.kind

@@ -7,6 +7,11 @@ bear out (kernels.resolution); tempered, mixed with a share of the pool, and cap
 Counts are tokens. The result is a mixture: one weight per cell, with bootstrap intervals over target documents, the
 effective sample size, and how much of the target lies outside what the pool covers.
 
+Feedback shifts the counts of the target before they are smoothed: n_c + w (a_c - r_c), not below 0, where a_c and r_c
+are windows of accepted and rejected text in the cell and w is `feedback_weight`. That is Rocchio's rule (1971; Manning
+et al. 2008, section 9.1.1) on counts instead of means, so that ten verdicts weigh as ten windows and not as much as the
+whole target. The level and the strength of smoothing are still chosen on the target's documents alone.
+
 Baselines are settings: `defence: 1` draws from the pool as it is; `smoothing: none, defence: 0, max_epochs: 1e9` and a
 number of `cells` is the paper's plain importance sampling.
 """
@@ -20,6 +25,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import ArrayLike
 
 from catalog import schema
 from catalog.errors import UsageError
@@ -28,6 +34,7 @@ from catalog.snapshot import Contents, Shard, Snapshot
 from catalog.store import Store
 from catalog.tables import read_live, write_table
 from dataops.cells import load_cells
+from dataops.feedback import read_votes
 from dataops.kernels.histogram import (
     ImportanceWeights,
     bootstrap_intervals,
@@ -47,6 +54,7 @@ Part = tuple[Sequence[Shard], tuple[str, ...]]
 class Weigh:
     """Weights that turn the pool (first input) towards the target (second input) in a stream of `tokens` tokens.
 
+    The third input, if any, is feedback in the same cells, each window of which counts `feedback_weight` windows.
     `cells` is how many cells to compare on: "chosen" by held-out documents, or the finest level with at most that many.
     """
 
@@ -59,17 +67,21 @@ class Weigh:
     temperature: float = 1.0
     defence: float = 0.1
     max_epochs: float = 4.0
+    feedback_weight: float = 1.0
     bootstrap_draws: int = 200
     seed: int = 1
 
     def __post_init__(self) -> None:
         check_sampling(self.tokens, self.temperature, self.defence, self.max_epochs)
+        if self.feedback_weight < 0:
+            raise UsageError(f"feedback_weight {self.feedback_weight}: expected 0 or more")
 
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """A mixture snapshot with the table `weights`."""
-        pool, target = same_cells(*inputs)
+        pool, target, *feedback = same_cells(*inputs)
         task = {
             "step": self,
+            "feedback": [(each.contents.shards, each.contents.layers) for each in feedback],
             "pool": (pool.contents.shards, pool.contents.layers),
             "target": (target.contents.shards, target.contents.layers),
             "cell-model": pool.artifact("cell-model"),
@@ -148,8 +160,8 @@ class Weighed:
     estimate: Shares
 
 
-def weigh(step: Weigh, pool: Placed, target: Placed, tree: Tree) -> Weighed:
-    """The weights of a step on placed windows."""
+def weigh(step: Weigh, pool: Placed, target: Placed, tree: Tree, *, votes: ArrayLike = 0.0) -> Weighed:
+    """The weights of a step on placed windows; `votes` are windows to add to each leaf of the target, or to take."""
     levels = [cells_at(tree, level) for level in range(len(tree.parents))]
     size = token_histogram(pool.cell, pool.tokens, tree.num_cells[-1]).astype(np.float64)
 
@@ -163,10 +175,12 @@ def weigh(step: Weigh, pool: Placed, target: Placed, tree: Tree) -> Weighed:
             max_epochs=step.max_epochs,
         )
 
+    shift = step.feedback_weight * np.asarray(votes, np.float64)
     counts = np.bincount(target.cell, target.mass, tree.num_cells[-1]).astype(np.float64)
-    if not counts[size > 0].any():
+    if not np.maximum(counts + shift, 0)[size > 0].any():
         raise UsageError(
-            "no target window lies in a cell where the pool has text: this pool can't be turned towards it"
+            "no target window lies in a cell where the pool has text, less what feedback rejects: this pool can't be "
+            "turned towards it"
         )
     settings = {"temperature": step.temperature, "defence": step.defence, "max_epochs": step.max_epochs}
     found, chosen = choose_level(
@@ -180,7 +194,11 @@ def weigh(step: Weigh, pool: Placed, target: Placed, tree: Tree) -> Weighed:
     )
     if step.cells != "chosen":
         chosen = max(0, sum(each <= step.cells for each in tree.num_cells) - 1)
-    estimate, alpha = _estimate(step, size, levels, found, chosen, target)
+    shares, alpha = _estimate(step, size, levels, found, chosen, target)
+
+    def estimate(counts: np.ndarray) -> np.ndarray:
+        return shares(np.maximum(counts + shift, 0))
+
     return Weighed(weights=sampling(estimate(counts)), levels=found, level=chosen, alpha=alpha, estimate=estimate)
 
 
@@ -217,7 +235,11 @@ def _weigh(store: Store, task: Task) -> Receipt:
     if not len(pool.cell) or not len(target.cell):
         counts = f"the pool has {len(pool.cell)} windows and the target {len(target.cell)}"
         raise UsageError(f"{counts}: both need some")
-    made = weigh(step, pool, target, tree)
+    found = [
+        read_votes(store, *part, window_tokens=target.tokens.mean(), num_cells=tree.num_cells[-1])
+        for part in task["feedback"]
+    ]
+    made = weigh(step, pool, target, tree, votes=found[0].windows if found else 0.0)
     low, high = bootstrap_intervals(
         target.document,
         target.cell,
@@ -241,6 +263,7 @@ def _weigh(store: Store, task: Task) -> Receipt:
             for each in made.levels
         ],
         "coverage": coverage(pool, target),
+        **({"feedback": {"accepted": found[0].accepted, "rejected": found[0].rejected}} if found else {}),
     }
     return {
         "weights": as_json(write_table(store, table)),

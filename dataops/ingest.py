@@ -9,6 +9,7 @@ A text that was taken down is not stored again: its row is empty and a decision 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -74,36 +75,38 @@ class Ingest:
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """One shard a slice, with the tables `documents` and `quarantine`."""
         assert not inputs
-        found = self.inputs()
-        settings = {"options": self.options, "suppressed": work.catalog.suppressed}
-        pieces = slices(found, target_bytes=shard_size(found, at_most=self.shard_bytes))
-        receipts = work.stage("read", _read, [{"slice": each, **settings} for each in pieces])
-        taken = sum(len(receipt["taken_down"]) for receipt in receipts)
-        if taken:  # then every shard says so
-            tasks = [{"tables": receipt["tables"], "taken_down": receipt["taken_down"]} for receipt in receipts]
-            receipts = [
-                {**one, **more} for one, more in zip(receipts, work.stage("decide", _decide, tasks), strict=True)
-            ]
-        shards = tuple(
-            Shard(
-                rows=receipt["documents"] - len(receipt["taken_down"]),
-                tables={name: file_ref(ref) for name, ref in receipt["tables"].items()},
-            )
-            for receipt in receipts
+        return ingested(work, self.inputs(), self.options, shard_bytes=self.shard_bytes)
+
+
+def ingested(work: Work, found: Sequence[Input], options: ReadOptions, *, shard_bytes: int) -> Contents:
+    """The documents of input files, a shard for each slice of at most `shard_bytes`."""
+    settings = {"options": options, "suppressed": work.catalog.suppressed}
+    pieces = slices(found, target_bytes=shard_size(found, at_most=shard_bytes))
+    receipts = work.stage("read", _read, [{"slice": each, **settings} for each in pieces])
+    taken = sum(len(receipt["taken_down"]) for receipt in receipts)
+    if taken:  # then every shard says so
+        tasks = [{"tables": receipt["tables"], "taken_down": receipt["taken_down"]} for receipt in receipts]
+        receipts = [{**one, **more} for one, more in zip(receipts, work.stage("decide", _decide, tasks), strict=True)]
+    shards = tuple(
+        Shard(
+            rows=receipt["documents"] - len(receipt["taken_down"]),
+            tables={name: file_ref(ref) for name, ref in receipt["tables"].items()},
         )
-        quarantined: dict[str, int] = {}
-        for receipt in receipts:
-            for reason, count in receipt["quarantined"].items():
-                quarantined[reason] = quarantined.get(reason, 0) + count
-        summary = {
-            "documents": sum(receipt["documents"] for receipt in receipts),
-            "bytes": sum(receipt["bytes"] for receipt in receipts),
-            "changed_by_normalization": sum(receipt["changed"] for receipt in receipts),
-            "quarantined": dict(sorted(quarantined.items())),
-            **({"taken_down": taken} if taken else {}),
-        }
-        layers = (RULE,) if taken else ()
-        return Contents(kind="documents", shards=shards, layers=layers, summary=summary)
+        for receipt in receipts
+    )
+    quarantined: dict[str, int] = {}
+    for receipt in receipts:
+        for reason, count in receipt["quarantined"].items():
+            quarantined[reason] = quarantined.get(reason, 0) + count
+    summary = {
+        "documents": sum(receipt["documents"] for receipt in receipts),
+        "bytes": sum(receipt["bytes"] for receipt in receipts),
+        "changed_by_normalization": sum(receipt["changed"] for receipt in receipts),
+        "quarantined": dict(sorted(quarantined.items())),
+        **({"taken_down": taken} if taken else {}),
+    }
+    layers = (RULE,) if taken else ()
+    return Contents(kind="documents", shards=shards, layers=layers, summary=summary)
 
 
 def _read(store: Store, task: Task) -> Receipt:

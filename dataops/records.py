@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from dataops.inputs import Input
 from dataops.streams import MAX_RECORD_BYTES
 
+ACCEPTED, REJECTED = "accepted", "rejected"  # domains of feedback
+
 REASONS = {
     "invalid-utf8": "the bytes are not UTF-8",
     "lone-surrogate": "a JSON escape such as \\ud800 names half a character, which no encoding can hold",
@@ -24,6 +26,7 @@ REASONS = {
     "null-text": "the text is null",
     "non-string-text": "the text is a number, a list or an object",
     "empty-text": "the text is empty or only white space",
+    "not-a-verdict": "feedback whose `accepted` is missing or neither true nor false",
     "too-long": f"a line, field or file above {MAX_RECORD_BYTES >> 20} MiB",
     "truncated": "the file ends inside a record or inside its compressed stream; what came before it is kept",
     "corrupt": "compressed data or Parquet pages that can't be decoded; what came before is kept",
@@ -41,6 +44,7 @@ class ReadOptions:
     source_column: str | None = None
     domain_column: str | None = None
     url_column: str | None = None
+    accepted_column: str | None = None  # of feedback: true or false, which becomes the domain
 
     @property
     def columns(self) -> dict[str, str]:
@@ -51,6 +55,7 @@ class ReadOptions:
             "--source-column": self.source_column,
             "--domain-column": self.domain_column,
             "--url-column": self.url_column,
+            "accepted_column": self.accepted_column,
         }
         return {flag: column for flag, column in named.items() if column is not None}
 
@@ -96,7 +101,7 @@ def record_of(row: Mapping[str, object], options: ReadOptions, *, file: Input, p
         source=(_label(row, options.source_column) or file.source),
         source_id=_label(row, options.id_column),
         url=_label(row, options.url_column),
-        domain=_label(row, options.domain_column),
+        domain=_verdict(row, options.accepted_column) or _label(row, options.domain_column),
     )
 
 
@@ -125,6 +130,15 @@ def excerpt(about: str | bytes) -> str:
     text = about[:400].decode("utf-8", "backslashreplace") if isinstance(about, bytes) else about[:400]
     shown = (each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
     return "".join(shown)[:200]
+
+
+def _verdict(row: Mapping[str, object], column: str | None) -> str | None:
+    """ACCEPTED or REJECTED where a column says so, None without one; raises Refused for anything but true or false."""
+    if column is None:
+        return None
+    if not isinstance(row.get(column), bool):
+        raise Refused("not-a-verdict", f"{column} is {row.get(column)!r}" if column in row else f"no {column}")
+    return ACCEPTED if row[column] else REJECTED
 
 
 def _label(row: Mapping[str, object], column: str | None) -> str | None:

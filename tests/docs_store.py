@@ -84,3 +84,13 @@ def write_more(folder: Path) -> None:
     """Another file of the pool, for a second version."""
     more = _documents(random.Random(8), {"harbours": 5})
     _write(folder / "corpus" / "pool" / "zz-more.jsonl", [json.dumps(row) for row in more])
+
+
+def write_later(folder: Path) -> None:
+    """What the page on drift and refresh begins with: text of another domain, and verdicts, one of them unreadable."""
+    draw = random.Random(9)
+    later = list(_documents(draw, {"kitchens": 90}))
+    _write(folder / "later.jsonl", [json.dumps({"text": row["text"]}) for row in later])
+    votes = list(_documents(draw, {"kitchens": 6, "harbours": 4}))
+    lines = [json.dumps({"text": row["text"], "accepted": row["domain"] == "kitchens"}) for row in votes]
+    _write(folder / "votes.jsonl", [*lines, '{"text": "no verdict"}'])

@@ -166,6 +166,30 @@ def test_the_takedown_page_runs_from_command_to_proof(
     assert printed[-1] == shown[-1], "nothing is left"
 
 
+def test_the_page_on_refresh_runs_from_drift_to_feedback(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(store, tmp_path / "store")
+    docs_store.write_later(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    lines = [line for body, _ in blocks(TEXTS["docs/refresh.md"], "console") for line in _shown(body)]
+    local = {"TAMIS_STORE": str(tmp_path / "store"), "RAY_ADDRESS": ""}
+    printed = [invoke(*words_of(line), *_locally(line), **local) for line in lines]
+    shown = [body for body, _ in blocks(TEXTS["docs/refresh.md"], "text")]
+    assert [_unnumbered(each) for each in (printed[0], printed[3])] == [_unnumbered(each) for each in shown]
+    assert printed[4].startswith("nothing to do"), "the same command again"
+    assert "not-a-verdict" in printed[-1]
+
+
+def _locally(line: str) -> list[str]:
+    return ["--executor", "local"] if words_of(line)[0] == "refresh" else []
+
+
+def _unnumbered(text: str) -> str:
+    """Training rounds differently from processor to processor, so figures are not compared."""
+    return re.sub(r"[-+]?[\d,.]*\d%? *", "0", text.strip())
+
+
 def test_the_example_recipe_is_what_print_recipe_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     line = re.search(r"`tamis (specialize .*?)`", docs_store.RECIPE.read_text())

@@ -1,7 +1,9 @@
-"""Commands about models: tune one, replay a step of its training, let it write."""
+"""Commands about models: tune one, replay a step of its training, let it write, see whether it is out of date."""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,8 +11,11 @@ import typer
 from clusters.commands.options import (
     STORE,
     WORKERS,
+    ExecutorOption,
+    SetOption,
     StoreOption,
     WorkersOption,
+    absolute,
     catalog_of,
     check_format,
 )
@@ -106,3 +111,93 @@ def generate(
     from clusters.screens import continue_text
 
     typer.echo(continue_text(store, model, prompt, tokens=tokens, temperature=temperature, seed=seed))
+
+
+@app.command()
+def drift(
+    model: Annotated[str, typer.Argument(help="A fine-tuned model: name or name@version.")],
+    paths: Annotated[list[str], typer.Argument(help="New text: files, folders or globs.")],
+    store: StoreOption = STORE,
+    fail_on_drift: Annotated[
+        bool, typer.Option("--fail-on-drift", help="Exit status 1 where it says to retrain; for cron.")
+    ] = False,
+    executor: ExecutorOption = "auto",
+    workers: WorkersOption = WORKERS,
+    assignments: SetOption = None,
+    print_recipe: Annotated[
+        bool, typer.Option("--print-recipe", help="Write the recipe instead of running it.")
+    ] = False,
+) -> None:
+    """Say whether new text calls for a new model.
+
+    Cells, distances and bits per byte of the new text beside those of the text that the model was made for, each with
+    what chance alone makes of it.
+    """
+    from clusters.drift import base_name, drift_recipe, drift_screen
+    from clusters.recipes import override
+    from clusters.runner import run_recipe
+
+    catalog = catalog_of(store)
+    recipe = override(drift_recipe(catalog, model, absolute(paths)), assignments or [])
+    if print_recipe:
+        sys.stdout.write(recipe.to_yaml())
+        return
+    made = run_recipe(recipe, store=store, executor=executor, workers=workers)
+    found = made[f"{base_name(catalog.snapshot(model).name)}-drift"].contents.summary
+    typer.echo(drift_screen(found, model=model, paths=paths))
+    if fail_on_drift and found["verdict"] == "retrain":
+        raise typer.Exit(1)
+
+
+@app.command()
+def refresh(
+    model: Annotated[str, typer.Argument(help="A fine-tuned model: name or name@version.")],
+    add: Annotated[
+        list[str], typer.Option("--add", help="New text of the target: files, folders or globs; repeatable.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder for recipe and winner.")],
+    store: StoreOption = STORE,
+    pool: Annotated[list[str] | None, typer.Option("--pool", help="New generic text; repeatable.")] = None,
+    feedback: Annotated[
+        list[str] | None, typer.Option("--feedback", help='Lines of {"text": ..., "accepted": true or false}.')
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(min=1000, help="Tokens to train on; default: as many as the last fine-tuning.")
+    ] = None,
+    margin: Annotated[
+        float, typer.Option(min=0.0, help="Bits per byte that a new model may lose on the old test text.")
+    ] = 0.02,
+    executor: ExecutorOption = "auto",
+    workers: WorkersOption = WORKERS,
+    assignments: SetOption = None,
+    print_recipe: Annotated[
+        bool, typer.Option("--print-recipe", help="Write the recipe instead of running it.")
+    ] = False,
+) -> None:
+    """Let a model learn from new text, and keep the better one.
+
+    The name MODEL-champion points to the new model if it is better on held-out new text and not worse than --margin on
+    the old test text, else to the old one.
+    """
+    from clusters.console import Console
+    from clusters.recipes import override
+    from clusters.refresh import Additions, refresh_now, refresh_recipe
+
+    new = Additions(
+        add=absolute(add), pool=absolute(pool or []), feedback=absolute(feedback or []), tokens=tokens, margin=margin
+    )
+    if print_recipe:
+        sys.stdout.write(override(refresh_recipe(catalog_of(store), model, new), assignments or []).to_yaml())
+        return
+    typer.echo(
+        refresh_now(
+            model,
+            new,
+            out=out,
+            store=store,
+            executor=executor,
+            workers=workers,
+            assignments=assignments or [],
+            console=Console(),
+        )
+    )

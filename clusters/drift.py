@@ -1,0 +1,113 @@
+"""`tamis drift`: which steps it means, and what it prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from catalog.catalog import Catalog
+from catalog.snapshot import Snapshot
+from clusters.origins import Origins, curation, last_made_by, origins_of, settings_of
+from clusters.recipes import Recipe, Stated
+
+CHAMPION = "-champion"
+ADVICE = {
+    "retrain": "Retrain: `tamis refresh {model} --add {paths} --out DIR`",
+    "watch": "Do not retrain yet: the text changed, by less than a large band, and the model predicts it as well",
+    "no-drift": "Do not retrain",
+}
+
+
+def base_name(model: str) -> str:
+    """What names of snapshots about a model begin with."""
+    return model.removesuffix(CHAMPION)
+
+
+def drift_recipe(catalog: Catalog, reference: str, paths: Sequence[str]) -> Recipe:
+    """New text through the steps of the target, into its cells, scored by the model, and measured.
+
+    Raises UsageError where the lineage of the model does not say how.
+    """
+    made_with = origins_of(catalog, reference)
+    base = base_name(made_with.model.name)
+    entries = [*reading(catalog, made_with.target, f"{base}-new", paths)]
+    for step in curation(catalog, made_with.target):
+        settings = dict(step.settings)
+        if step.step == "fuzzy-dedup":  # a measurement loses nothing, so it needs no ceiling
+            settings |= {"max_drop_per_source": 1.0, "first_come": False}
+        if step.step == "exact-dedup":
+            settings["first_come"] = False
+        entries.append(next_entry(entries, f"{base}-new-{step.step}", step.step, *step.inputs, **settings))
+    entries += [
+        next_entry(entries, f"{base}-new-tokens", "tokenize", made_with.tokenizer.ref),
+        _entry(f"{base}-new-cells", "assign-cells", f"{base}-new-tokens", made_with.fitted.ref),
+        _entry(f"{base}-new-scores", "evaluate", f"{base}-new-cells", made_with.model.ref),
+    ]
+    held_out, joined = held_out_text(made_with, base)
+    entries += joined
+    return Recipe(
+        entries=(
+            *entries,
+            _entry(f"{base}-held-out-scores", "evaluate", held_out, made_with.model.ref),
+            _entry(
+                f"{base}-drift",
+                "measure-drift",
+                f"{base}-new-cells",
+                made_with.target.ref,
+                made_with.fitted.ref,
+                f"{base}-new-scores",
+                f"{base}-held-out-scores",
+            ),
+        )
+    )
+
+
+def reading(catalog: Catalog, text: Snapshot, name: str, paths: Sequence[str]) -> list[Stated]:
+    """Ingestion of files as those of `text` were read."""
+    before = settings_of(catalog, last_made_by(catalog, text, "ingest"))
+    before = {name: value for name, value in before.items() if name != "source" and value is not None}
+    return [_entry(name, "ingest", paths=list(paths), **before)]
+
+
+def next_entry(entries: Sequence[Stated], name: str, step: str, *others: str, **settings: Any) -> Stated:
+    """An entry that reads the last one."""
+    return Stated(name=name, step=step, inputs=(entries[-1].name, *others), settings=settings)
+
+
+def held_out_text(made_with: Origins, base: str) -> tuple[str, list[Stated]]:
+    """The frozen documents to judge by: one snapshot, or several joined by the entry returned beside the name."""
+    refs = [each.ref for each in made_with.held_out]
+    if len(refs) == 1:
+        return refs[0], []
+    return f"{base}-held-out", [_entry(f"{base}-held-out", "join", *refs)]
+
+
+def _entry(name: str, step: str, *inputs: str, **settings: Any) -> Stated:
+    return Stated(name=name, step=step, inputs=inputs, settings=settings)
+
+
+def drift_screen(found: Mapping[str, Any], *, model: str, paths: Sequence[str]) -> str:
+    """The measures, each beside what chance makes of it, and what follows."""
+    known = f" ({found['known_documents']:,} more are in the target already)" if found["known_documents"] else ""
+    limit, cells = found["psi_limit"] - found["psi_expected"], f"PSI over {found['cells']} cells"
+    lines = [
+        f"{found['documents']:,} new documents{known} against {found['target_documents']:,} of the target of {model}",
+        "",
+        f"  {'measure':<34} {'new':>8} {'without drift':>14} {'by chance below':>16} {'p':>7}",
+        f"  {cells:<34} {found['psi']:>8.3f} {found['psi_expected']:>14.3f} "
+        f"{found['psi_limit']:>16.3f} {found['psi_p']:>7.3f}",
+        f"    less chance, 95% interval        [{found['psi_low']:.3f}, {found['psi_high']:.3f}]",
+        f"  {'distance to centroid, KS gap':<34} {found['ks']:>8.3f} {found['ks_expected']:>14.3f} "
+        f"{found['ks_limit']:>16.3f} {found['ks_p']:>7.3f}",
+        f"  {'further out than 99% of the pool':<34} {found['outside']:>8.1%} {found['target_outside']:>14.1%}   "
+        f"difference 95% [{found['outside_low']:+.1%}, {found['outside_high']:+.1%}]",
+        f"  {'bits per byte':<34} {found['bits_per_byte']:>8.3f} {found['held_out_bits_per_byte']:>14.3f}   "
+        f"difference 95% [{found['low']:+.3f}, {found['high']:+.3f}]",
+        "",
+        *(f"  {reason}" for reason in found["reasons"]),
+    ]
+    if limit > 0.25 and found["verdict"] != "retrain":
+        lines.append(f"  so few documents: a shift below {limit:.2f} above chance could not be told from chance")
+    if found["outside_low"] > 0 and found["outside"] > 0.1:
+        lines.append("  much of it is like nothing in the pool: retraining needs pool text that is, `--pool PATH`")
+    return "\n".join([*lines, "", ADVICE[found["verdict"]].format(model=model, paths=" ".join(paths))])

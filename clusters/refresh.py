@@ -1,0 +1,249 @@
+"""`tamis refresh`: a model learns from text that came later, and takes the old one's place only if it is better.
+
+New text is ingested, deduplicated against what is there (which is not read again), and freed of what is frozen for
+judging; then it joins the target, the target is weighed anew, and the model itself is fine-tuned on the larger target
+with replay: a share of its stream is pool text by the new mixture. Continued pretraining on the mixture followed by
+fine-tuning was not chosen: it takes two runs, and the first of them unlearns the target that the second must teach
+again. Champion and challenger are compared on the frozen test text and on a held-out part of the new text.
+
+All of it is a recipe. Only the name of the winner, MODEL-champion, is given afterwards, because no recipe knows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from catalog.catalog import Catalog
+from catalog.errors import UsageError
+from catalog.projection import publish
+from catalog.snapshot import Snapshot
+from clusters.console import Console
+from clusters.drift import CHAMPION, base_name, held_out_text, next_entry, reading
+from clusters.origins import Origins, all_made_by, curation, inputs_of, last_made_by, origins_of, settings_of
+from clusters.recipes import Recipe, Stated, override
+from clusters.runner import run_recipe
+from clusters.specialize import write_export
+
+REPLAY = 0.3  # of the stream is pool text
+PARTS = {"train": (0.0, 0.7), "validation": (0.7, 0.8), "test": (0.8, 1.0)}  # of the new text
+SHAPED = ("tokens", "params", "expert", "lora_rank", "label_share")  # settings of fine-tuning that are not taken over
+
+
+@dataclass(frozen=True, kw_only=True)
+class Additions:
+    """What came since: files of target text, of pool text, of feedback. `tokens` None: as many as the last tuning."""
+
+    add: tuple[str, ...]
+    pool: tuple[str, ...] = ()
+    feedback: tuple[str, ...] = ()
+    tokens: int | None = None
+    margin: float = 0.02
+
+
+def refresh_recipe(catalog: Catalog, reference: str, new: Additions) -> Recipe:
+    """The steps of a refresh, in order, up to the gate. Raises UsageError where lineage does not say how."""
+    made_with = origins_of(catalog, reference)
+    base = base_name(made_with.model.name)
+    held_out, joined = held_out_text(made_with, base)
+    return Recipe(
+        entries=(
+            *joined,
+            *_target(catalog, made_with, base, new, frozen=(made_with.validation.ref, held_out)),
+            *_pool(catalog, made_with, base, new),
+            *_training(catalog, made_with, base, new, held_out=held_out),
+        )
+    )
+
+
+def _target(
+    catalog: Catalog, made_with: Origins, base: str, new: Additions, *, frozen: tuple[str, ...]
+) -> list[Stated]:
+    """New target text in three parts, the first of which joins the target."""
+    name = f"{base}-added"
+    entries = _newcomers(catalog, made_with.target, name, new.add)
+    evaluation = tuple(dict.fromkeys(frozen))
+    entries.append(next_entry(entries, f"{name}-pure", "decontaminate", *evaluation))
+    entries.append(next_entry(entries, f"{name}-tokens", "tokenize", made_with.tokenizer.ref))
+    for part, (start, stop) in PARTS.items():
+        entries.append(_entry(f"{name}-{part}", "split", f"{name}-tokens", start=start, stop=stop))
+    return [
+        *entries,
+        _entry(f"{name}-cells", "assign-cells", f"{name}-train", made_with.fitted.ref),
+        _entry(f"{base}-target", "join", made_with.target.ref, f"{name}-cells"),
+        _entry(f"{base}-validation", "join", made_with.validation.ref, f"{name}-validation"),
+    ]
+
+
+def _pool(catalog: Catalog, made_with: Origins, base: str, new: Additions) -> list[Stated]:
+    """The pool, with new text where there is some, without any of the new target text."""
+    entries, pool = [], made_with.pool.ref
+    if new.pool:
+        name = f"{base}-pool-added"
+        entries = _newcomers(catalog, made_with.pool, name, new.pool)
+        judged = all_made_by(catalog, made_with.pool, "decontaminate")
+        known = dict.fromkeys(other.ref for each in judged for other in inputs_of(catalog, each)[1:])
+        if known:
+            entries.append(next_entry(entries, f"{name}-pure", "decontaminate", *known))
+        entries.append(next_entry(entries, f"{name}-tokens", "tokenize", made_with.tokenizer.ref))
+        entries.append(next_entry(entries, f"{name}-cells", "assign-cells", made_with.fitted.ref))
+        entries.append(_entry(f"{base}-pool", "join", pool, f"{name}-cells"))
+        pool = f"{base}-pool"
+    return [*entries, _entry(f"{base}-pool-pure", "decontaminate", pool, f"{base}-added-tokens")]
+
+
+def _newcomers(catalog: Catalog, text: Snapshot, name: str, paths: Sequence[str]) -> list[Stated]:
+    """Files as far as those of `text` went before tokens: deduplicated against it, then judged by themselves."""
+    old = last_made_by(catalog, text, "fuzzy-dedup")
+    steps = curation(catalog, text)
+    verbs = [step.step for step in steps]
+    first, last = verbs.index("fuzzy-dedup"), len(verbs) - 1 - verbs[::-1].index("fuzzy-dedup")
+    first = min(first, verbs.index("exact-dedup")) if "exact-dedup" in verbs else first
+    entries = reading(catalog, text, name, paths)
+    for step in steps[:first]:
+        entries.append(next_entry(entries, f"{name}-{step.step}", step.step, *step.inputs, **step.settings))
+    entries += [
+        _entry(f"{name}-all", "append", old.ref, entries[-1].name),
+        _entry(f"{name}-unique", "exact-dedup", f"{name}-all", first_come=True),
+        _entry(f"{name}-dedup", "fuzzy-dedup", f"{name}-unique", **{**steps[last].settings, **_JOINING}),
+        _entry(f"{name}-only", "newcomers", f"{name}-dedup", old.ref),
+    ]
+    for step in steps[last + 1 :]:
+        entries.append(next_entry(entries, f"{name}-{step.step}", step.step, *step.inputs, **step.settings))
+    return entries
+
+
+# What is there stays. Text that comes again, like a whole folder with a few new files, is no sign of a broken step.
+_JOINING = {"first_come": True, "max_drop_per_source": 1.0}
+
+
+def _training(catalog: Catalog, made_with: Origins, base: str, new: Additions, *, held_out: str) -> list[Stated]:
+    """Mixture, packs, the challenger, both models' scores, and the gate."""
+    before = settings_of(catalog, made_with.tuned)
+    tokens = new.tokens or before["tokens"]
+    budget = max(1, round(REPLAY * tokens))
+    context = inputs_of(catalog, made_with.tuned)[0].contents.summary["context"]
+    tuning = {name: value for name, value in before.items() if name not in SHAPED}
+    weighing = [settings_of(catalog, each) for each in made_with.mixture] or [{}]
+    champion, challenger = made_with.model.ref, f"{base}-challenger"
+    feedback, votes = _feedback(made_with, base, new)
+    return [
+        *feedback,
+        _entry(
+            f"{base}-mixture",
+            "weigh",
+            f"{base}-pool-pure",
+            f"{base}-target",
+            *votes,
+            **weighing[0] | {"tokens": budget},
+        ),
+        _entry(f"{base}-replay", "resample", f"{base}-pool-pure", f"{base}-mixture", tokens=budget),
+        _entry(f"{base}-replay-packs", "pack", f"{base}-replay", context=context),
+        _entry(f"{base}-target-packs", "pack", f"{base}-target", context=context),
+        _entry(f"{base}-packs", "blend", f"{base}-target-packs", f"{base}-replay-packs", shares=[1 - REPLAY, REPLAY]),
+        _entry(challenger, "finetune", f"{base}-packs", f"{base}-validation", champion, **tuning | {"tokens": tokens}),
+        _entry(f"{base}-old-scores", "evaluate", held_out, champion, challenger),
+        _entry(f"{base}-added-scores", "evaluate", f"{base}-added-test", champion, challenger),
+        _entry(f"{base}-gate", "gate", f"{base}-old-scores", f"{base}-added-scores", margin=new.margin),
+    ]
+
+
+def _feedback(made_with: Origins, base: str, new: Additions) -> tuple[list[Stated], list[str]]:
+    """Feedback in cells, and its name as an input of `weigh`."""
+    if not new.feedback:
+        return [], []
+    name = f"{base}-feedback"
+    return [
+        _entry(name, "ingest-feedback", paths=list(new.feedback)),
+        _entry(f"{name}-tokens", "tokenize", name, made_with.tokenizer.ref),
+        _entry(f"{name}-cells", "assign-cells", f"{name}-tokens", made_with.fitted.ref),
+    ], [f"{name}-cells"]
+
+
+def _entry(name: str, step: str, *inputs: str, **settings: Any) -> Stated:
+    return Stated(name=name, step=step, inputs=inputs, settings=settings)
+
+
+def refresh_now(
+    reference: str,
+    new: Additions,
+    *,
+    out: Path,
+    store: str,
+    executor: str,
+    workers: int,
+    assignments: Sequence[str],
+    console: Console,
+) -> str:
+    """Run the recipe, name the winner, write it to `out`/model; what to tell the user. Raises UsageError."""
+    catalog = Catalog.open(store)
+    sequence = catalog.sequence
+    recipe = override(refresh_recipe(catalog, reference, new), assignments)
+    champion = catalog.current(catalog.snapshot(reference))
+    base = base_name(champion.name)
+    run = partial(run_recipe, store=store, executor=executor, workers=workers, console=console)
+    parts = [f"{base}-added-{part}" for part in PARTS]
+    last = [entry.name for entry in recipe.entries].index(parts[-1])
+    read = run(Recipe(entries=recipe.entries[: last + 1]))
+    if not _is_enough({name: read[name].contents.rows for name in parts}):
+        return f"nothing to do: no document is new and passes the rules; `tamis show {base}-added-pure` says why"
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "recipe.yaml").write_text(recipe.to_yaml())
+    made = run(Recipe(entries=tuple(_pinned(entry, read) for entry in recipe.entries[last + 1 :])))
+    gate = made[f"{base}-gate"].contents.summary
+    winner = made.get(gate["winner"], champion)
+    scores = [made[f"{base}-{text}-scores"].ref for text in ("old", "added")]
+    exported = Recipe(entries=(_entry(f"{base}-export", "export", *scores, winner.ref),))
+    written = run(exported)[f"{base}-export"]
+    write_export(catalog.refresh(), written, out / "model")
+    named = name_champion(catalog, base, winner)
+    done = "" if catalog.sequence > sequence else "nothing to do: all of this was in the catalog\n\n"
+    return done + gate_screen(gate, named=named, model=out / "model")
+
+
+def _pinned(entry: Stated, made: Mapping[str, Snapshot]) -> Stated:
+    """The entry with versions for names: of two refreshes in turn the newest of a name may be the other one's."""
+    return replace(entry, inputs=tuple(made[name].ref if name in made else name for name in entry.inputs))
+
+
+def _is_enough(documents: Mapping[str, int]) -> bool:
+    """Whether there is new text, by part. Raises UsageError where some parts of it are empty."""
+    empty = [name for name, count in documents.items() if not count]
+    if empty and len(empty) < len(documents):
+        raise UsageError(
+            f"too little new text: no document is left for {', '.join(empty)}; expected some in each of the parts "
+            "that train, validate and test"
+        )
+    return not empty
+
+
+def name_champion(catalog: Catalog, base: str, winner: Snapshot) -> Snapshot:
+    """`base`-champion as what the winner is: a new version, made by the winner's own run, unless it is that already."""
+    name = f"{base}{CHAMPION}"
+    if name in catalog.snapshots and catalog.snapshot(name).id == winner.id:
+        return catalog.snapshot(name)
+    named = catalog.commit(name, winner.contents, catalog.runs[winner.run], inputs=catalog.inputs(winner))
+    publish(catalog)
+    return named
+
+
+def gate_screen(gate: Mapping[str, Any], *, named: Snapshot, model: Path) -> str:
+    """Champion and challenger on both sets, and which of them serves."""
+    lines = [
+        f"  {'bits per byte on':<26} {'champion':>10} {'challenger':>11}   challenger - champion, 95%     asked for"
+    ]
+    titles = {"old": "held-out text of before", "new": "held-out new text"}
+    for row in gate["sets"]:
+        lines.append(
+            f"  {titles[row['text']]:<26} {row['champion']:>10.4f} {row['challenger']:>11.4f}   "
+            f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]   all below {row['at_most']:+.4f}: "
+            f"{'yes' if row['holds'] else 'no'} ({row['documents']:,} documents)"
+        )
+    is_promoted = gate["winner"] == gate["challenger"]
+    said = "The challenger takes over" if is_promoted else "The champion stays"
+    return "\n".join(
+        [*lines, "", f"{said}: {gate['winner']} is {named.ref}, exported to {model}; the other stays in the catalog"]
+    )

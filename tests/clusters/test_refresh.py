@@ -1,0 +1,163 @@
+"""Drift and refresh from the command's view, on a tiny store: found, learned, gated, and not done twice."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from catalog.catalog import Catalog
+from catalog.errors import UsageError
+from catalog.query import sql
+from catalog.snapshot import Snapshot
+from clusters.console import Console
+from clusters.drift import drift_recipe, drift_screen
+from clusters.origins import origins_of
+from clusters.recipes import Recipe, Stated, validate
+from clusters.refresh import Additions, refresh_now, refresh_recipe
+from clusters.runner import run_recipe
+from tests.clusters.test_cli import Tamis, tamis  # noqa: F401  # a fixture
+from tests.conftest import Curated
+from tests.dataops.conftest import topic_rows
+
+HERE = {"executor": "local", "workers": 2, "console": Console(quiet=True)}
+TRAINING = {"params": 130_000, "tokens": 2_000, "batch_rows": 8}
+
+
+def written(path: Path, rows: list[dict]) -> tuple[str, ...]:
+    path.write_text(
+        "".join(json.dumps({"id": f"{path.stem}-{i}", "url": None, **row}) + "\n" for i, row in enumerate(rows))
+    )
+    return (str(path),)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unpublished(curated: Curated) -> Iterator[None]:
+    """The projection is written when SQL asks, not after each of a hundred steps: half of the time of these tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("catalog.run.publish", lambda _: None)
+        patch.setattr("clusters.refresh.publish", lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def store(curated: Curated, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The main job on planted rows with a tuned model, tested on a third of its target."""
+    folder = tmp_path_factory.mktemp("refresh") / "store"
+    shutil.copytree(curated.store, folder)
+    entries = (
+        Stated(name="held", step="split", inputs=("target-tokens",), settings={"start": 0.85, "stop": 1.0, "seed": 3}),
+        Stated(name="base", step="pretrain", inputs=("specialized-packs",), settings=TRAINING),
+        Stated(
+            name="tuned", step="finetune", inputs=("target-packs", "validation", "base"), settings={"tokens": 16_000}
+        ),
+        Stated(name="scores", step="evaluate", inputs=("held", "base", "tuned")),
+        Stated(name="validation-scores", step="evaluate", inputs=("validation", "base", "tuned")),
+    )
+    run_recipe(Recipe(entries=entries), store=str(folder), **HERE)  # type: ignore[arg-type]
+    return folder
+
+
+def measured(store: Path, paths: tuple[str, ...]) -> dict:
+    made = run_recipe(drift_recipe(Catalog.open(store), "tuned", paths), store=str(store), **HERE)  # type: ignore[arg-type]
+    return dict(made["tuned-drift"].contents.summary)
+
+
+def test_origins_are_what_the_recipe_made_the_model_with(store: Path) -> None:
+    catalog = Catalog.open(store)
+    found = origins_of(catalog, "tuned")
+    named = (found.target, found.pool, found.fitted, found.tokenizer, found.validation, *found.held_out)
+    assert [each.name for each in named] == [
+        "train-cells", "clean-cells", "clean-cells", "tokenizer", "validation", "held"
+    ]  # fmt: skip
+    for reference, message in (("base", "base@1 was never fine-tuned"), ("target-packs", "where model was expected")):
+        with pytest.raises(UsageError, match=message):
+            origins_of(catalog, reference)
+
+
+def test_text_of_another_topic_is_drift_and_more_of_the_target_is_not(
+    store: Path, curated: Curated, tmp_path: Path
+) -> None:
+    old = (curated.store.parent / "target.jsonl").read_text().splitlines()[:9]
+    rows = [{"text": json.loads(line)["text"]} for line in old] + topic_rows({"topic-0": 24}, seed=40)
+    same = measured(store, written(tmp_path / "same.jsonl", rows))
+    other = measured(store, written(tmp_path / "other.jsonl", topic_rows({"topic-2": 24}, seed=50)))
+    assert (same["verdict"], other["verdict"]) == ("no-drift", "retrain")
+    assert other["psi"] - other["psi_expected"] > 1
+    assert other["low"] > 0
+    assert (same["documents"], same["known_documents"]) == (24, 9), "what the target has is left out"
+    assert "24 new documents (9 more are in the target already)" in drift_screen(same, model="tuned", paths=["x"])
+    views = sql(
+        Catalog.open(store), "SELECT verdict, sum(new_share) AS s FROM drifts JOIN shifts USING (snapshot) GROUP BY ALL"
+    )
+    assert {row["verdict"] for row in views.to_pylist()} == {"no-drift", "retrain"}
+    assert views["s"].to_pylist() == pytest.approx([1, 1])
+
+
+def test_drift_exits_with_1_only_when_asked_to(store: Path, tmp_path: Path, tamis: Tamis) -> None:  # noqa: F811
+    (path,) = written(tmp_path / "other.jsonl", topic_rows({"topic-2": 24}, seed=50))
+    answer = tamis("drift", "tuned", path, "--store", store)
+    assert (answer.status, "Retrain: `tamis refresh tuned --add " in answer.out) == (0, True), answer.err
+    assert tamis("drift", "tuned", path, "--store", store, "--fail-on-drift").status == 1
+    before = Catalog.open(store).sequence
+    assert tamis("drift", "tuned", path, "--store", store).out == answer.out
+    assert Catalog.open(store).sequence == before, "measured once, then looked up"
+
+
+def refreshed(store: Path, reference: str, new: Additions, out: Path, *assignments: str) -> str:
+    return refresh_now(reference, new, out=out, store=str(store), assignments=assignments, **HERE)  # type: ignore[arg-type]
+
+
+def champion(store: Path) -> Snapshot:
+    return Catalog.open(store).snapshot("tuned-champion")
+
+
+def test_refresh_learns_new_text_keeps_the_better_model_and_does_nothing_twice(store: Path, tmp_path: Path) -> None:
+    add = written(tmp_path / "new.jsonl", topic_rows({"topic-2": 60}, seed=70))
+    votes = [{"text": row["text"], "accepted": True} for row in topic_rows({"topic-2": 5}, seed=71)]
+    feedback = tmp_path / "votes.jsonl"
+    feedback.write_text("".join(json.dumps(vote) + "\n" for vote in votes))
+    pool = written(tmp_path / "pool.jsonl", topic_rows({"topic-1": 6}, seed=72))
+    new = Additions(add=add, pool=pool, feedback=(str(feedback),), tokens=12_000, margin=0.2)
+
+    said = refreshed(store, "tuned", new, tmp_path / "bad", "tuned-challenger.learning_rate=3.0")
+    assert "The champion stays: tuned" in said, said
+    assert champion(store).id == Catalog.open(store).snapshot("tuned").id, "a worse challenger is refused"
+
+    said = refreshed(store, "tuned", new, tmp_path / "out")
+    catalog = Catalog.open(store)
+    assert "The challenger takes over: tuned-challenger" in said, said
+    assert champion(store).id == catalog.snapshot("tuned-challenger").id
+    assert (tmp_path / "out" / "model" / "model.safetensors").exists()
+    trained = sql(catalog, "SELECT DISTINCT model FROM trained_on('tuned-champion')")["model"].to_pylist()
+    assert set(trained) == {"base@1", "tuned@1", champion(store).ref}
+
+    before = catalog.sequence
+    assert refreshed(store, "tuned", new, tmp_path / "out").startswith("nothing to do")
+    assert Catalog.open(store).sequence == before
+    assert refreshed(store, "tuned-champion", new, tmp_path / "again").startswith("nothing to do: no document is new")
+
+    found = origins_of(catalog, "tuned-champion")
+    assert (found.target.name, found.pool.name) == ("tuned-target", "tuned-pool-pure")
+    assert [each.name for each in found.held_out] == ["held", "tuned-added-test"], "frozen text grows"
+    frozen, learned = (_texts(catalog, name) for name in ("tuned-added-test", "tuned-target"))
+    assert frozen
+    assert not frozen & learned
+    again = refresh_recipe(catalog, "tuned-champion", Additions(add=(str(tmp_path / "later.jsonl"),)))
+    assert validate(again)
+    assert {"tuned-held-out", "tuned-challenger"} <= {entry.name for entry in again.entries}
+
+
+def test_a_document_or_two_are_too_little_to_judge_a_new_model_by(store: Path, tmp_path: Path) -> None:
+    new = Additions(add=written(tmp_path / "one.jsonl", topic_rows({"topic-3": 1}, seed=80)))
+    with pytest.raises(UsageError, match="too little new text: no document is left for tuned-added-"):
+        refreshed(store, "tuned", new, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def _texts(catalog: Catalog, name: str) -> set[str]:
+    query = "SELECT DISTINCT content FROM documents WHERE snapshot = ?"
+    return set(sql(catalog, query, [catalog.snapshot(name).ref])["content"].to_pylist())

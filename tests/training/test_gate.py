@@ -1,0 +1,69 @@
+"""Who passes the gate: better on new text, and not worse on old text by more than the margin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from catalog.catalog import Catalog
+from catalog.errors import UsageError
+from catalog.query import sql
+from catalog.run import run
+from catalog.snapshot import Contents, Snapshot
+from dataops.executors import LocalExecutor
+from tests.catalog.planted import a_run
+from training.gate import Gate
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    return Catalog.open(tmp_path / "store", create=True)
+
+
+def evaluation(catalog: Catalog, name: str, low: float, high: float, models: tuple[str, ...] = ("m", "n")) -> Snapshot:
+    """As `evaluate` leaves it: n is better than m by the middle of the interval."""
+    difference = (low + high) / 2
+    results = [
+        {"model": model, "documents": 9, "bits_per_byte": 2 + difference * place} for place, model in enumerate(models)
+    ]
+    pair = {"model": models[-1], "baseline": models[0], "difference": difference, "low": low, "high": high}
+    summary = {"results": results, "comparisons": [pair]}
+    return catalog.commit(name, Contents(kind="evaluation", summary=summary), a_run(f"{name} {low} {high} {models}"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "promoted"),
+    [
+        ((-0.01, 0.01), (-0.2, -0.1), True),
+        ((-0.01, 0.03), (-0.2, -0.1), False),  # perhaps worse on old text by more than 0.02
+        ((-0.01, 0.01), (-0.2, 0.01), False),  # perhaps no better on new text
+        ((0.1, 0.2), (0.1, 0.2), False),
+        ((-0.2, -0.1), (0.01, 0.02), False),
+    ],
+)
+def test_a_challenger_passes_only_when_both_intervals_lie_below_what_is_asked(
+    catalog: Catalog, old: tuple[float, float], new: tuple[float, float], promoted: bool
+) -> None:
+    given = [evaluation(catalog, "old", *old), evaluation(catalog, "new", *new)]
+    made = run(Gate(), *given, into="gate", catalog=catalog, executor=LocalExecutor(workers=1))
+    assert made.contents.summary["winner"] == ("n" if promoted else "m")
+    rows = sql(
+        catalog, "SELECT text, champion, challenger, winner, at_most, holds FROM gates ORDER BY text DESC"
+    ).to_pylist()
+    assert [(row["text"], row["at_most"]) for row in rows] == [("old", 0.02), ("new", 0.0)]
+    assert all(row["holds"] for row in rows) == promoted
+
+
+def test_a_wider_margin_lets_more_pass(catalog: Catalog) -> None:
+    given = [evaluation(catalog, "old", -0.01, 0.03), evaluation(catalog, "new", -0.2, -0.1)]
+    made = run(Gate(margin=0.05), *given, into="gate", catalog=catalog, executor=LocalExecutor(workers=1))
+    assert made.contents.summary["winner"] == "n"
+
+
+def test_evaluations_of_other_models_are_refused(catalog: Catalog) -> None:
+    for models, message in ((("n", "m"), "old@1 scored m, n, new@. n, m"), (("m",), "new@. scored m: expected a")):
+        given = [evaluation(catalog, "old", 0, 1), evaluation(catalog, "new", 0, 1, models)]
+        given[0] = catalog.snapshot("old@1")
+        with pytest.raises(UsageError, match=message):
+            run(Gate(), *given, into="gate", catalog=catalog, executor=LocalExecutor(workers=1))
