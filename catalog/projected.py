@@ -247,16 +247,21 @@ class Projected:
         return kinds
 
     def _write_sizes(self, new: Sequence[int]) -> None:
-        """The bytes of the files of each snapshot, every file once: steps that drop nothing write equal files."""
+        """The bytes of the files of each snapshot, every file once: steps that drop nothing write equal files.
+
+        What is held is a table first, so that its size is known: else the plan may hash all files for one more.
+        """
         self._connection.execute(
-            """UPDATE snapshot_rows s SET bytes = b.bytes FROM (
-                SELECT snapshot, sum(bytes)::BIGINT AS bytes
-                FROM (SELECT DISTINCT c.snapshot, l.kind, r.file FROM column_rows c JOIN lists l USING (list)
-                      JOIN list_rows r USING (list) WHERE c.snapshot >= ?)
-                JOIN file_rows USING (kind, file) GROUP BY snapshot
-            ) b WHERE b.snapshot = s.number""",
+            """CREATE TEMP TABLE held AS SELECT DISTINCT c.snapshot, l.kind, r.file
+            FROM column_rows c JOIN lists l USING (list) JOIN list_rows r USING (list) WHERE c.snapshot >= ?""",
             [min(new, default=0)],
         )
+        self._connection.execute(
+            """UPDATE snapshot_rows s SET bytes = b.bytes FROM (
+                SELECT snapshot, sum(bytes)::BIGINT AS bytes FROM held JOIN file_rows USING (kind, file) GROUP BY snapshot
+            ) b WHERE b.snapshot = s.number"""
+        )
+        self._connection.execute("DROP TABLE held")
 
     def _write_attributes(self, new: Sequence[int]) -> None:
         """Token counts and domains by documents file, the newest: found later, they serve older snapshots too."""
