@@ -258,7 +258,8 @@ class Projected:
         )
         self._connection.execute(
             """UPDATE snapshot_rows s SET bytes = b.bytes FROM (
-                SELECT snapshot, sum(bytes)::BIGINT AS bytes FROM held JOIN file_rows USING (kind, file) GROUP BY snapshot
+                SELECT snapshot, sum(bytes)::BIGINT AS bytes
+                FROM held JOIN file_rows USING (kind, file) GROUP BY snapshot
             ) b WHERE b.snapshot = s.number"""
         )
         self._connection.execute("DROP TABLE held")
