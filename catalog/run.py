@@ -218,7 +218,8 @@ def run(
 ) -> Snapshot:
     """The snapshot that `step` makes of `inputs`, named `into`: from the catalog if it is there, else made now.
 
-    In place of an input that a takedown replaced stands what took its place. Raises TamisError for one that expired.
+    In place of an input that a takedown replaced stands what took its place. Raises TamisError for one that expired,
+    StorageError when the disk is full: what was done is there when the same is run again.
     """
     check_finished(catalog.refresh())
     inputs = tuple(catalog.current(each) for each in inputs)
@@ -226,12 +227,12 @@ def run(
     known = _known(catalog, work.fingerprint, into)
     if known is not None:
         return known
-    with work.exclusive():
+    with catalog.store.room(), work.exclusive():
         work.claim(inputs)
         snapshot = _known(catalog.refresh(), work.fingerprint, into) or _make(step, inputs, into, work)
-        publish(catalog)
         shutil.rmtree(work.folder, ignore_errors=True)
         catalog.store.sweep()
+        publish(catalog)
     return snapshot
 
 
