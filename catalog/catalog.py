@@ -39,8 +39,6 @@ from catalog.takedown import (
 
 HOLD_TEXT = ("documents", "packs")  # snapshots of these kinds hold the text of documents
 
-ATTRIBUTES = ("tokens", "domain")  # found once, they serve every snapshot of the same documents
-
 
 class Catalog:
     """Snapshots and runs of one store. Several processes may hold one each; `refresh` reads what others committed."""
@@ -158,18 +156,6 @@ class Catalog:
         from catalog.query import sql  # the projection is made of a catalog
 
         return sql(self, query, parameters)
-
-    def attributes(self, contents: Contents) -> list[dict[str, FileRef]]:
-        """Token counts and domains that any snapshot knows of these very documents, the newest of each, by shard."""
-        newest: dict[str, Snapshot] = {}
-        for snapshot in (each for each in self.history if self.is_live(each)):
-            if snapshot.contents.texts == contents.texts:
-                newest |= {name: snapshot for name in ATTRIBUTES if snapshot.contents.has(name)}
-        found: list[dict[str, FileRef]] = [{} for _ in contents.shards]
-        for name, snapshot in newest.items():
-            for tables, shard in zip(found, snapshot.contents.shards, strict=True):
-                tables[name] = shard.tables[name]
-        return found
 
     def commit(
         self,

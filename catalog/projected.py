@@ -16,8 +16,8 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from catalog.catalog import ATTRIBUTES, Catalog
-from catalog.counts import DOCUMENTS, WINDOWS, count_shards
+from catalog.catalog import Catalog
+from catalog.counts import ATTRIBUTES, DOCUMENTS, WINDOWS, count_shards
 from catalog.manifest import LIVE, Filed, columns, digest, files_table
 from catalog.snapshot import Run, Snapshot
 from catalog.tables import read_table

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from catalog.catalog import Catalog
-from catalog.counts import add_up_receipts, count_task, store_counts
+from catalog.counts import add_up_receipts, count_task, store_counts, with_attributes
 from catalog.errors import ConflictError, TamisError
 from catalog.fingerprint import canonical, fingerprint
-from catalog.manifest import Shard
+from catalog.manifest import filed
 from catalog.projection import publish
 from catalog.snapshot import Contents, Run, Snapshot
 from catalog.store import FileRef, Store
@@ -283,7 +283,8 @@ def _make(step: Step, inputs: Sequence[Snapshot], into: str, work: Work) -> Snap
     if not inputs and holds_suppressed(work.store, contents, work.catalog.refresh().suppressed):
         work.restart()  # receipts from before a takedown: what is read now is read without its documents
         contents = step.build(work)
-    contents = _counted(work, contents)
+    known = [each.contents for each in work.catalog.history if work.catalog.is_live(each)]
+    (contents,) = counted(work, [contents], known)
     # a stage of training may be older than this build: computed ahead of it, or in part before a kill
     seconds = max(time.monotonic() - clock, sum(stage["seconds"] for stage in work.stages))
     record = Run(
@@ -301,17 +302,26 @@ def _make(step: Step, inputs: Sequence[Snapshot], into: str, work: Work) -> Snap
     return work.catalog.commit(into, contents, record, inputs=inputs, token=token)
 
 
-def _counted(work: Work, contents: Contents) -> Contents:
-    """`contents` with the figures that SQL answers from."""
-    if contents.kind != "documents":
-        return contents
-    tables = work.catalog.attributes(contents)
+def counted(work: Work, contents: Sequence[Contents], known: Sequence[Contents]) -> list[Contents]:
+    """`contents` with their shards listed as a commit lists them, and with the figures that SQL answers from.
+
+    `known`: what else the catalog has, oldest first; it may know more about the same documents.
+    """
+    out = [replace(each, shards=filed(work.store, each.shards)) for each in contents]
+    known = [*known, *out]
     tasks = [
-        {"shard": Shard(rows=shard.rows, tables={**more, **shard.tables}), "layers": contents.layers}
-        for shard, more in zip(contents.shards, tables, strict=True)
+        {"of": number, "shard": shard, "layers": each.layers}
+        for number, each in enumerate(out)
+        if each.kind == "documents"
+        for shard in with_attributes(each, known)
     ]
-    receipts = work.stage("figures", count_task, tasks)
-    return replace(contents, counts=store_counts(work.store, add_up_receipts(receipts)))
+    receipts: list[list[Receipt]] = [[] for _ in out]
+    for task, receipt in zip(tasks, work.stage("figures", count_task, tasks) if tasks else (), strict=True):
+        receipts[task["of"]].append(receipt)
+    return [
+        replace(each, counts=store_counts(work.store, add_up_receipts(mine))) if mine else each
+        for each, mine in zip(out, receipts, strict=True)
+    ]
 
 
 def evidence_of(step: Step, inputs: Sequence[Snapshot]) -> Any:

@@ -29,6 +29,7 @@ from clusters.takedown import finish
 from dataops.exact import ExactDedup
 from dataops.executors import LocalExecutor
 from dataops.ingest import Ingest
+from tests.catalog.test_macros import COUNTED, ROWS
 from tests.conftest import Curated
 from training.order import Order
 from training.steps import Finetune, Pretrain
@@ -242,6 +243,10 @@ def test_rewritten_snapshots_differ_from_the_old_ones_by_the_document_alone(take
     dropped = sql(catalog, "SELECT DISTINCT id, reason FROM decisions WHERE rule = 'takedown'").to_pylist()
     assert {row["id"] for row in dropped} == copies
     assert {row["reason"] for row in dropped} == {"takedown 1"}
+    rewritten = [catalog.snapshot(after).contents for each in catalog.rewrites for after in each.replaced.values()]
+    assert all(each.counts for each in rewritten if each.kind == "documents"), "counted in the takedown's own run"
+    for view, rows in ROWS.items():
+        assert sql(catalog, COUNTED[view]).to_pylist() == sql(catalog, rows).to_pylist(), view
 
 
 def _live_ids(catalog: Catalog, snapshot) -> list[str]:
