@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from catalog.errors import ConflictError, TamisError, UnknownReference, UsageError
+from catalog.errors import ConflictError, CorruptStore, TamisError, UnknownReference, UsageError
 from catalog.log import Action, Commit, Log, new_token
 from catalog.manifest import filed
 from catalog.snapshot import (
@@ -144,8 +144,19 @@ class Catalog:
         return [self.snapshot(each) for each in snapshot.inputs]
 
     def files_of(self, snapshot: Snapshot) -> list[FileRef]:
-        """Every file that a snapshot and the record of its run refer to."""
+        """Every file that a snapshot and the record of its run refer to. Raises CorruptStore without its manifests."""
         return [*snapshot.contents.files(), *self.runs[snapshot.run].attachments.values()]
+
+    def known_files_of(self, snapshot: Snapshot) -> list[FileRef]:
+        """`files_of`; where a manifest is missing or damaged, those that the log itself names."""
+        try:
+            return self.files_of(snapshot)
+        except CorruptStore:
+            return self.named_by(snapshot)
+
+    def named_by(self, snapshot: Snapshot) -> list[FileRef]:
+        """The files that the log itself names for a snapshot: `files_of` but for what manifests list."""
+        return [*snapshot.contents.named(), *self.runs[snapshot.run].attachments.values()]
 
     def records(self) -> list[FileRef]:
         """The files of the records of takedowns, which never expire."""

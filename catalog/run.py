@@ -309,18 +309,18 @@ def counted(work: Work, contents: Sequence[Contents], known: Sequence[Contents])
     """
     out = [replace(each, shards=filed(work.store, each.shards)) for each in contents]
     known = [*known, *out]
-    tasks = [
-        {"of": number, "shard": shard, "layers": each.layers}
-        for number, each in enumerate(out)
-        if each.kind == "documents"
-        for shard in with_attributes(each, known)
-    ]
-    receipts: list[list[Receipt]] = [[] for _ in out]
-    for task, receipt in zip(tasks, work.stage("figures", count_task, tasks) if tasks else (), strict=True):
-        receipts[task["of"]].append(receipt)
+    tasks: list[Task] = []
+    owners: list[int] = []
+    for number, each in enumerate(out):
+        shards = with_attributes(each, known) if each.kind == "documents" else []
+        tasks += [{"shard": shard, "layers": each.layers} for shard in shards]
+        owners += [number] * len(shards)
+    mine: list[list[Receipt]] = [[] for _ in out]
+    for owner, receipt in zip(owners, work.stage("figures", count_task, tasks) if tasks else (), strict=True):
+        mine[owner].append(receipt)
     return [
-        replace(each, counts=store_counts(work.store, add_up_receipts(mine))) if mine else each
-        for each, mine in zip(out, receipts, strict=True)
+        replace(each, counts=store_counts(work.store, add_up_receipts(receipts))) if receipts else each
+        for each, receipts in zip(out, mine, strict=True)
     ]
 
 

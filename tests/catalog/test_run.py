@@ -10,7 +10,7 @@ import pytest
 
 from catalog import schema
 from catalog.catalog import Catalog
-from catalog.manifest import INLINE, Shard
+from catalog.manifest import Shard
 from catalog.query import sql
 from catalog.run import run
 from catalog.store import Store
@@ -172,8 +172,9 @@ def test_a_store_in_a_bucket_runs_remembers_and_answers():
     assert counts == [{"snapshot": "raw@1", "n": 15}, {"snapshot": "thin@1", "n": thin.contents.rows}]
 
 
-def test_figures_have_the_tokens_that_other_snapshots_know_also_of_many_shards(catalog):
-    raw = run(Sprout(shards=INLINE + 1, rows=2), into="raw", catalog=catalog, executor=Inline())
+def test_figures_have_the_tokens_that_other_snapshots_know_also_of_many_shards(catalog, monkeypatch):
+    monkeypatch.setattr("catalog.manifest.INLINE", 2)
+    raw = run(Sprout(rows=2), into="raw", catalog=catalog, executor=Inline())
     columns = {"row": [0, 1], "id": ["", ""], "n_tokens": [3, 4], "tokens": [[], []]}
     tokens = write_table(catalog.store, pa.table(columns, schema=schema.TOKENS))
     shards = [Shard(rows=each.rows, tables={**each.tables, "tokens": tokens}) for each in raw.contents.shards]
