@@ -185,7 +185,7 @@ def write_and_expire(root: Path, stop: Path) -> None:
 def test_beside_a_writer_that_commits_nothing_that_is_live_is_deleted(tmp_path: Path) -> None:
     catalog = Catalog(Store(tmp_path / "store"))
     run(Sprout(shards=1), into="first", catalog=catalog, executor=Inline())
-    deleted, grace, stop = 0, 0.5, tmp_path / "stop"
+    deleted, grace, stop = 0, 2.0, tmp_path / "stop"
     arguments = (tmp_path / "store", stop)
     writer = multiprocessing.get_context("spawn").Process(target=write_and_expire, args=arguments)
     writer.start()
