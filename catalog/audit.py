@@ -8,7 +8,7 @@ taken down is gone, and packs hold what the tokenizer makes of their documents (
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ from catalog.gc import listing
 from catalog.log_check import flaws
 from catalog.pack_audit import check_packs
 from catalog.projection import FILENAME, is_whole
-from catalog.snapshot import Shard
+from catalog.snapshot import Shard, Snapshot
 from catalog.store import FileRef, Store
 from catalog.tables import read_table
 from catalog.takedown import suppressed_by
@@ -50,19 +50,16 @@ def verify(catalog: Catalog, *, workers: int = 2) -> Verification:
     broken = [str(flaw) for flaw in flaws(catalog.store)]
     catalog = Catalog(catalog.store)
     live = catalog.live()
-    refs = {ref.path: ref for each in live for ref in catalog.files_of(each)} | {r.path: r for r in catalog.records()}
     with ThreadPoolExecutor(workers) as pool:
-        wrong = dict(zip(refs, pool.map(lambda ref: check_file(catalog.store, ref), refs.values()), strict=True))
-        problems = broken + [problem for problem in wrong.values() if problem]
-        damaged = tuple(refs[path] for path, problem in wrong.items() if problem)
-        sound = [each for each in live if not any(wrong[ref.path] for ref in catalog.files_of(each))]
-        checks: dict[tuple[object, ...], tuple[str, Callable[[], str | None]]] = {}
-        for snapshot in sound:
-            for number, shard in enumerate(snapshot.contents.shards):
-                layers = snapshot.contents.layers if "documents" in shard.tables else ()
-                key = (shard.rows, shard.tables.get("documents"), *(shard.tables[layer] for layer in layers))
-                checks.setdefault(key, (f"{snapshot.ref} shard {number}", _counts(catalog.store, shard, layers)))
-        found = pool.map(lambda check: (check[0], check[1]()), checks.values())
+        files = _Files(catalog, pool)
+        files.look(ref for each in live for ref in each.contents.manifests.values())
+        listed = [each for each in live if files.are_sound(each.contents.manifests.values())]
+        files.look(ref for each in live for ref in (catalog.files_of if each in listed else catalog.named_by)(each))
+        files.look(catalog.records())
+        sound = [each for each in listed if files.are_sound(catalog.files_of(each))]
+        problems = broken + [problem for problem in files.wrong.values() if problem]
+        damaged = tuple(files.refs[path] for path, problem in files.wrong.items() if problem)
+        found = pool.map(lambda check: (check[0], check[1]()), _checks(catalog, sound))
         problems += [f"{where}: {what}" for where, what in found if what]
     if not damaged:
         problems += _check_takedowns(catalog)
@@ -70,19 +67,51 @@ def verify(catalog: Catalog, *, workers: int = 2) -> Verification:
     problems += packs.problems
     if not is_whole(catalog.store.here / FILENAME):
         problems.append(f"{FILENAME}: can't be read in full; the next command rebuilds it from the log")
-    named = {ref.path for each in catalog.all_snapshots() for ref in catalog.files_of(each)} | set(refs)
+    named = {ref.path for each in catalog.all_snapshots() for ref in catalog.known_files_of(each)} | set(files.refs)
     orphans = {path: size for path, (size, _) in listing(catalog.store).items() if path not in named}
+    if len(listed) < len(live):
+        orphans = {}  # what a damaged manifest lists looks like one
     return Verification(
         commits=catalog.sequence,
         snapshots=len(live),
-        files=len(refs),
-        bytes=sum(ref.bytes for ref in refs.values()),
+        files=len(files.refs),
+        bytes=sum(ref.bytes for ref in files.refs.values()),
         segments=packs.segments,
         orphans=len(orphans),
         orphan_bytes=sum(orphans.values()),
         problems=tuple(problems),
         damaged=damaged,
     )
+
+
+class _Files:
+    """Files that were looked at, and what is wrong with each, by path."""
+
+    def __init__(self, catalog: Catalog, pool: ThreadPoolExecutor):
+        self._store, self._pool = catalog.store, pool
+        self.refs: dict[str, FileRef] = {}
+        self.wrong: dict[str, str | None] = {}
+
+    def look(self, wanted: Iterable[FileRef]) -> None:
+        """Hash those that were not looked at yet."""
+        fresh = {ref.path: ref for ref in wanted if ref.path not in self.refs}
+        found = self._pool.map(lambda ref: check_file(self._store, ref), fresh.values())
+        self.refs |= fresh
+        self.wrong |= dict(zip(fresh, found, strict=True))
+
+    def are_sound(self, files: Iterable[FileRef]) -> bool:
+        return not any(self.wrong[ref.path] for ref in files)
+
+
+def _checks(catalog: Catalog, snapshots: Sequence[Snapshot]) -> list[tuple[str, Callable[[], str | None]]]:
+    """Checks of the counts of shards, each with its place; equal shards are checked once."""
+    checks: dict[tuple[object, ...], tuple[str, Callable[[], str | None]]] = {}
+    for snapshot in snapshots:
+        for number, shard in enumerate(snapshot.contents.shards):
+            layers = snapshot.contents.layers if "documents" in shard.tables else ()
+            key = (shard.rows, shard.tables.get("documents"), *(shard.tables[layer] for layer in layers))
+            checks.setdefault(key, (f"{snapshot.ref} shard {number}", _counts(catalog.store, shard, layers)))
+    return list(checks.values())
 
 
 def check_file(store: Store, ref: FileRef) -> str | None:

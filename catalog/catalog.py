@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from catalog.errors import ConflictError, TamisError, UnknownReference, UsageError
+from catalog.errors import ConflictError, CorruptStore, TamisError, UnknownReference, UsageError
 from catalog.log import Action, Commit, Log, new_token
 from catalog.manifest import filed
 from catalog.snapshot import (
@@ -38,8 +38,6 @@ from catalog.takedown import (
 )
 
 HOLD_TEXT = ("documents", "packs")  # snapshots of these kinds hold the text of documents
-
-ATTRIBUTES = ("tokens", "domain")  # found once, they serve every snapshot of the same documents
 
 
 class Catalog:
@@ -146,8 +144,19 @@ class Catalog:
         return [self.snapshot(each) for each in snapshot.inputs]
 
     def files_of(self, snapshot: Snapshot) -> list[FileRef]:
-        """Every file that a snapshot and the record of its run refer to."""
+        """Every file that a snapshot and the record of its run refer to. Raises CorruptStore without its manifests."""
         return [*snapshot.contents.files(), *self.runs[snapshot.run].attachments.values()]
+
+    def known_files_of(self, snapshot: Snapshot) -> list[FileRef]:
+        """`files_of`; where a manifest is missing or damaged, those that the log itself names."""
+        try:
+            return self.files_of(snapshot)
+        except CorruptStore:
+            return self.named_by(snapshot)
+
+    def named_by(self, snapshot: Snapshot) -> list[FileRef]:
+        """The files that the log itself names for a snapshot: `files_of` but for what manifests list."""
+        return [*snapshot.contents.named(), *self.runs[snapshot.run].attachments.values()]
 
     def records(self) -> list[FileRef]:
         """The files of the records of takedowns, which never expire."""
@@ -158,18 +167,6 @@ class Catalog:
         from catalog.query import sql  # the projection is made of a catalog
 
         return sql(self, query, parameters)
-
-    def attributes(self, contents: Contents) -> list[dict[str, FileRef]]:
-        """Token counts and domains that any snapshot knows of these very documents, the newest of each, by shard."""
-        newest: dict[str, Snapshot] = {}
-        for snapshot in (each for each in self.history if self.is_live(each)):
-            if snapshot.contents.texts == contents.texts:
-                newest |= {name: snapshot for name in ATTRIBUTES if snapshot.contents.has(name)}
-        found: list[dict[str, FileRef]] = [{} for _ in contents.shards]
-        for name, snapshot in newest.items():
-            for tables, shard in zip(found, snapshot.contents.shards, strict=True):
-                tables[name] = shard.tables[name]
-        return found
 
     def commit(
         self,

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from catalog.manifest import Shard
+from catalog.snapshot import Contents
 from catalog.store import FileRef, Store
 from catalog.tables import read_table, write_table
 
@@ -32,6 +33,7 @@ DOCUMENTS = pa.schema(
     ]
 )
 WINDOWS = pa.schema([("cell", pa.int32()), ("windows", pa.int64()), ("tokens", pa.int64())])
+ATTRIBUTES = ("tokens", "domain")  # found once, they serve every snapshot of the same documents
 KEYS = {"documents": ["layer", "rule", "source", "domain"], "windows": ["cell"]}
 SCHEMAS = {"documents": DOCUMENTS, "windows": WINDOWS}
 
@@ -71,6 +73,25 @@ def add_up(tables: Iterable[pa.Table], name: str) -> pa.Table:
     grouped = together.group_by(keys).aggregate([(each, "sum", skip) for each in sums])
     grouped = grouped.rename_columns([each.removesuffix("_sum") for each in grouped.column_names])
     return grouped.select(schema.names).sort_by([(key, "ascending") for key in keys]).cast(schema)
+
+
+def with_attributes(contents: Contents, known: Iterable[Contents]) -> list[Shard]:
+    """Its shards, and with them the token counts and domains that any of `known` has of these very documents.
+
+    `known` come oldest first, and the newest of each attribute counts. Both have their shards listed in the same form.
+    """
+    newest: dict[str, Contents] = {}
+    for each in known:
+        if each.texts == contents.texts:
+            newest |= {name: each for name in ATTRIBUTES if each.has(name)}
+    more: list[dict[str, FileRef]] = [{} for _ in contents.shards]
+    for name, each in newest.items():
+        for tables, shard in zip(more, each.shards, strict=True):
+            tables[name] = shard.tables[name]
+    return [
+        Shard(rows=shard.rows, tables={**tables, **shard.tables})
+        for shard, tables in zip(contents.shards, more, strict=True)
+    ]
 
 
 def store_counts(store: Store, counted: Mapping[str, pa.Table]) -> dict[str, FileRef]:

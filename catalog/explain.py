@@ -10,71 +10,64 @@ from typing import Any
 
 from catalog.catalog import Catalog
 from catalog.errors import UnknownReference, UsageError
-from catalog.manifest import file_ref
 from catalog.places import Place, places
-from catalog.query import Ask, session
+from catalog.query import sql
+from catalog.snapshot import Snapshot
+from catalog.store import FileRef
 from catalog.tables import read_row, read_rows_of
 
 WORDS_SHOWN = 400
 CONTEXT_WORDS = 6
 LISTED = 10
 CANDIDATES = 1000
+READ = ("decisions", "domain", "cells", "matches")
 DOCUMENT = ("id", "content", "source", "url", "n_chars", "n_bytes", "domain")
-
-# Every table that any snapshot has about the shard of one documents file, once, with the first snapshot that has it.
-TABLES = """
-SELECT c.tbl, k.kind, lower(hex(g.sha256)) AS sha256, g.bytes, min_by(s.snapshot, s.number) AS snapshot
-FROM file_rows f
-JOIN list_rows l ON l.file = f.file
-JOIN snapshot_rows s ON s.documents = l.list
-JOIN column_rows c ON c.snapshot = s.number
-JOIN lists k ON k.list = c.list
-JOIN list_rows r ON r.list = c.list AND r.shard = l.shard
-JOIN file_rows g ON g.kind = k.kind AND g.file = r.file
-WHERE f.kind = 'documents' AND f.sha256 = unhex(?) AND k.kind IN ('decisions', 'domain', 'cells', 'matches')
-GROUP BY c.tbl, k.kind, g.sha256, g.bytes ORDER BY min(s.number), c.tbl"""
-
-TAKEN_IN = """
-SELECT s.snapshot FROM file_rows f JOIN list_rows r ON r.file = f.file JOIN layer_rows l ON l.list = r.list
-JOIN snapshot_rows s ON s.number = l.snapshot
-WHERE f.kind = 'decisions' AND f.sha256 = unhex(?) ORDER BY s.number LIMIT 1"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Document:
-    """A document: its row of `documents`, and what its shard has about it as (table, file, first snapshot with it)."""
+    """A document: its row of `documents`, and the tables of its shard."""
 
     place: Place
     columns: dict[str, Any]
-    tables: list[dict[str, Any]]
+    tables: list[_Table]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Table:
+    """What a shard has about its documents, with the first snapshot that has it."""
+
+    name: str
+    kind: str
+    ref: FileRef
+    snapshot: Snapshot
 
 
 def explain(catalog: Catalog, document: str) -> str:
     """A readable account of the document whose id begins with `document`. Raises UnknownReference or UsageError."""
-    with session(catalog) as ask:
-        found = _find(catalog, ask, document)
-        name, row = found.columns["id"], found.columns
-        domain = _attribute(catalog, found, "domain", "domain") or row["domain"]
-        lines = [
-            f"document {name}",
-            f"  source {row['source']}" + (f", {row['url']}" if row["url"] else ""),
-            f"  {row['n_chars']:,} characters, {row['n_bytes']:,} bytes, domain {domain or 'unknown'}",
-            "decisions, in order",
-        ]
-        decisions = _decisions(catalog, found)
-        lines += [f"  {each['snapshot']:<22} " + _verdict(each) for each in decisions] or ["  none was taken"]
-        for each in decisions:
-            if each["kept_id"]:
-                lines += ["", f"kept instead: {each['kept_id']}", *_difference(catalog, name, each["kept_id"])]
-        lines += _taken_down(ask, row["content"])
-        lines += _contamination(catalog, found)
-        lines += _in_favour(catalog, ask, name)
-        lines += _placed(catalog, found)
-        lines += _packed(catalog, name)
+    found = _find(catalog, document)
+    name, row = found.columns["id"], found.columns
+    domain = _attribute(catalog, found, "domain", "domain") or row["domain"]
+    lines = [
+        f"document {name}",
+        f"  source {row['source']}" + (f", {row['url']}" if row["url"] else ""),
+        f"  {row['n_chars']:,} characters, {row['n_bytes']:,} bytes, domain {domain or 'unknown'}",
+        "decisions, in order",
+    ]
+    decisions = _decisions(catalog, found)
+    lines += [f"  {each['snapshot']:<22} " + _verdict(each) for each in decisions] or ["  none was taken"]
+    for each in decisions:
+        if each["kept_id"]:
+            lines += ["", f"kept instead: {each['kept_id']}", *_difference(catalog, name, each["kept_id"])]
+    lines += _taken_down(catalog, row["content"])
+    lines += _contamination(catalog, found)
+    lines += _in_favour(catalog, name)
+    lines += _placed(catalog, found)
+    lines += _packed(catalog, name)
     return "\n".join(lines)
 
 
-def _find(catalog: Catalog, ask: Ask, document: str) -> _Document:
+def _find(catalog: Catalog, document: str) -> _Document:
     if not re.fullmatch(r"[0-9a-f]{4,32}", document):
         raise UsageError(f"{document!r} is not a document id: expected 4 to 32 hexadecimal digits")
     found: dict[str, tuple[Place, dict[str, Any]]] = {}
@@ -88,16 +81,28 @@ def _find(catalog: Catalog, ask: Ask, document: str) -> _Document:
         first, second, *_ = sorted(found)
         raise UsageError(f"{document} begins more than one id ({first}, {second}): give more digits")
     ((place, columns),) = found.values()
-    return _Document(place=place, columns=columns, tables=ask(TABLES, [place.file.sha256]).to_pylist())
+    return _Document(place=place, columns=columns, tables=_tables(catalog, place.file))
 
 
-def _read(catalog: Catalog, document: _Document, each: dict[str, Any], columns: Sequence[str]) -> list[dict[str, Any]]:
-    ref = file_ref(each["sha256"], each["bytes"], "parquet")
-    return read_rows_of(catalog.store, ref, document.place.row, columns)
+def _tables(catalog: Catalog, documents: FileRef) -> list[_Table]:
+    """Every table that a live snapshot has about the shard of a documents file, each once, as they were committed."""
+    found: dict[tuple[str, FileRef], _Table] = {}
+    for snapshot in filter(catalog.is_live, catalog.history):
+        kinds = dict.fromkeys(snapshot.contents.layers, "decisions")
+        for shard in snapshot.contents.shards:
+            if shard.tables.get("documents") == documents:
+                for name, ref in sorted(shard.tables.items()):
+                    table = _Table(name=name, kind=kinds.get(name, name), ref=ref, snapshot=snapshot)
+                    found.setdefault((name, ref), table)
+    return [table for table in found.values() if table.kind in READ]
+
+
+def _read(catalog: Catalog, document: _Document, table: _Table, columns: Sequence[str]) -> list[dict[str, Any]]:
+    return read_rows_of(catalog.store, table.ref, document.place.row, columns)
 
 
 def _attribute(catalog: Catalog, document: _Document, table: str, column: str) -> Any:
-    rows = [row for each in document.tables if each["tbl"] == table for row in _read(catalog, document, each, [column])]
+    rows = [row for each in document.tables if each.name == table for row in _read(catalog, document, each, [column])]
     return rows[-1][column] if rows else None
 
 
@@ -105,9 +110,9 @@ def _decisions(catalog: Catalog, document: _Document) -> list[dict[str, Any]]:
     """The decisions on a document, each once, in the order in which they were committed."""
     columns = ["kept", "rule", "reason", "kept_id", "similarity"]
     return [
-        {"snapshot": each["snapshot"], **row}
+        {"snapshot": each.snapshot.ref, **row}
         for each in document.tables
-        if each["kind"] == "decisions"
+        if each.kind == "decisions"
         for row in _read(catalog, document, each, columns)
     ]
 
@@ -156,9 +161,12 @@ def _difference(catalog: Catalog, dropped: str, kept: str) -> list[str]:
     ]
 
 
-def _taken_down(ask: Ask, content: str) -> list[str]:
+def _taken_down(catalog: Catalog, content: str) -> list[str]:
     """The takedown of its text, whichever document was named."""
-    found = ask(
+    if not catalog.takedowns:
+        return []
+    found = sql(
+        catalog,
         """SELECT DISTINCT t.takedown, t.time, t.reason, t.models FROM takedowns t
         JOIN taken_down n ON n.takedown = t.takedown WHERE n.content = ? ORDER BY t.takedown""",
         [content],
@@ -177,29 +185,27 @@ def _taken_down(ask: Ask, content: str) -> list[str]:
 def _contamination(catalog: Catalog, document: _Document) -> list[str]:
     """What it shares with evaluation sets."""
     lines = []
-    for each in (table for table in document.tables if table["tbl"] == "matches"):
-        inputs = catalog.snapshot(each["snapshot"]).inputs
+    for each in (table for table in document.tables if table.name == "matches"):
+        inputs = each.snapshot.inputs
         for row in _read(catalog, document, each, ["evaluation", "ngrams", "passage"]):
             shared = f"shares {row['ngrams']} n-grams with {inputs[row['evaluation'] + 1]}, the longest passage:"
             lines += ["", shared, row["passage"]]
     return lines
 
 
-def _in_favour(catalog: Catalog, ask: Ask, name: str) -> list[str]:
+def _in_favour(catalog: Catalog, name: str) -> list[str]:
     found = places(catalog, "decisions", name)[:CANDIDATES]
     rows = [
         {
             **read_row(catalog.store, each.file, each.row, ["id", "rule", "similarity", "kept_id"]),
-            "file": each.file.sha256,
+            "file": each.file,
         }
         for each in found
     ]
     rows = sorted((row for row in rows if row["kept_id"] == name), key=lambda row: (-row["similarity"], row["id"]))
     if not rows:
         return []
-    taken = {
-        sha256: ask(TAKEN_IN, [sha256])["snapshot"][0].as_py() for sha256 in {row["file"] for row in rows[:LISTED]}
-    }
+    taken = {file: _taken_in(catalog, file) for file in {row["file"] for row in rows[:LISTED]}}
     lines = ["", "dropped in favour of this document"]
     lines += [
         f"  {row['id']}  {row['rule']}  Jaccard {row['similarity']:.4f}  {taken[row['file']]}" for row in rows[:LISTED]
@@ -207,12 +213,22 @@ def _in_favour(catalog: Catalog, ask: Ask, name: str) -> list[str]:
     return lines + (["  …"] if len(rows) > LISTED else [])
 
 
+def _taken_in(catalog: Catalog, decisions: FileRef) -> str:
+    """The first live snapshot with these decisions."""
+    return next(
+        snapshot.ref
+        for snapshot in filter(catalog.is_live, catalog.history)
+        for shard in snapshot.contents.shards
+        if any(shard.tables.get(layer) == decisions for layer in snapshot.contents.layers)
+    )
+
+
 def _placed(catalog: Catalog, document: _Document) -> list[str]:
     columns = ["window", "cell", "n_tokens", "similarity"]
     rows = [
-        (each["snapshot"], row)
+        (each.snapshot.ref, row)
         for each in document.tables
-        if each["tbl"] == "cells"
+        if each.name == "cells"
         for row in _read(catalog, document, each, columns)
     ]
     if not rows:

@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from catalog.catalog import Catalog
-from catalog.errors import CorruptStore, UsageError
+from catalog.errors import UsageError
 from catalog.run import CLAIM
 from catalog.snapshot import Snapshot
-from catalog.store import FileRef, Store
+from catalog.store import Store
 
 CONTENT_NAME = re.compile(r"data/([0-9a-f]{2})/\1[0-9a-f]{62}\.[a-z]+")
 FINGERPRINT = re.compile(r"[0-9a-f]{64}")
@@ -61,7 +61,7 @@ def collect(catalog: Catalog, *, grace_seconds: float, expiring: Iterable[str] =
     store = catalog.store
     work = {str(folder.relative_to(store.here)): _size(folder) for folder in _abandoned(store, before)}
     used = _used(catalog, set(expiring), skipped=set(work))
-    names = {ref.path for each in catalog.all_snapshots() for ref in _recorded(catalog, each)}
+    names = {ref.path for each in catalog.all_snapshots() for ref in catalog.known_files_of(each)}
     listed = listing(store)
     old = {path: size for path, (size, changed) in listed.items() if path not in used and changed < before}
     return Garbage(
@@ -69,16 +69,6 @@ def collect(catalog: Catalog, *, grace_seconds: float, expiring: Iterable[str] =
         orphans={path: size for path, size in old.items() if path not in names},
         work=work,
     )
-
-
-def _recorded(catalog: Catalog, snapshot: Snapshot) -> list[FileRef]:
-    """Its files; of an expired snapshot whose manifests went before, none: what they listed has nobody's name now."""
-    try:
-        return catalog.files_of(snapshot)
-    except CorruptStore:
-        if catalog.is_live(snapshot):
-            raise
-        return []
 
 
 def delete(catalog: Catalog, garbage: Garbage, *, grace_seconds: float) -> Garbage:

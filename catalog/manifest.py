@@ -66,16 +66,20 @@ class Filed(Sequence[Shard]):
         """The manifest of one table: sha256, bytes and suffix of each shard's file."""
         return _read(self._store, self.files[name])
 
-    @cached_property
-    def _shards(self) -> tuple[Shard, ...]:
-        rows = _read(self._store, self.files[LIVE])["rows"].to_pylist()
-        tables: list[dict[str, FileRef]] = [{} for _ in rows]
+    def tables(self) -> list[dict[str, FileRef]]:
+        """The files of each shard, by table."""
+        tables: list[dict[str, FileRef]] = [{} for _ in range(self._count)]
         for name in (each for each in self.files if each != LIVE):
             columns = (self.table(name)[column].to_pylist() for column in FILES.names)
             for shard, (sha256, size, suffix) in zip(tables, zip(*columns, strict=True), strict=True):
                 if sha256 is not None:
                     shard[name] = file_ref(sha256.hex(), size, suffix)
-        return tuple(Shard(rows=count, tables=each) for count, each in zip(rows, tables, strict=True))
+        return tables
+
+    @cached_property
+    def _shards(self) -> tuple[Shard, ...]:
+        rows = _read(self._store, self.files[LIVE])["rows"].to_pylist()
+        return tuple(Shard(rows=count, tables=each) for count, each in zip(rows, self.tables(), strict=True))
 
 
 def filed(store: Store, shards: Sequence[Shard]) -> Sequence[Shard]:
@@ -83,9 +87,8 @@ def filed(store: Store, shards: Sequence[Shard]) -> Sequence[Shard]:
     if isinstance(shards, Filed) or len(shards) <= INLINE:
         return shards
     names = sorted({name for shard in shards for name in shard.tables})
-    files = {name: _write(store, files_table([shard.tables.get(name) for shard in shards])) for name in names}
-    live = pa.table({"rows": pa.array([shard.rows for shard in shards], pa.int64())})
-    files[LIVE] = _write(store, live)
+    files = {name: write_manifest(store, files_table([shard.tables.get(name) for shard in shards])) for name in names}
+    files[LIVE] = write_manifest(store, live_table([shard.rows for shard in shards]))
     return Filed(store, files, count=len(shards), rows=sum(shard.rows for shard in shards))
 
 
@@ -97,6 +100,11 @@ def files_table(refs: Sequence[FileRef | None]) -> pa.Table:
         "suffix": [ref and ref.path.rpartition(".")[2] for ref in refs],
     }
     return pa.table(columns, schema=FILES)
+
+
+def live_table(rows: Sequence[int]) -> pa.Table:
+    """The manifest of live rows: their number for each shard."""
+    return pa.table({"rows": pa.array(rows, pa.int64())})
 
 
 def columns(shards: Sequence[Shard]) -> dict[str, pa.Table]:
@@ -117,7 +125,8 @@ def file_ref(sha256: str, size: int, suffix: str) -> FileRef:
     return FileRef(path=f"data/{sha256[:2]}/{sha256}.{suffix}", sha256=sha256, bytes=size)
 
 
-def _write(store: Store, table: pa.Table) -> FileRef:
+def write_manifest(store: Store, table: pa.Table) -> FileRef:
+    """Put a manifest into the store: equal rows, equal bytes."""
     with store.writing(suffix="parquet") as (path, refs):
         pq.write_table(
             table, path, compression="zstd", use_dictionary=[name for name in table.column_names if name == "suffix"]

@@ -64,7 +64,10 @@ def _files(catalog: Catalog, kind: str) -> list[FileRef]:
         contents = snapshot.contents
         names = contents.layers if kind == "decisions" else (kind,)
         for shard in contents.shards:
-            seen |= {shard.tables[name].sha256: shard.tables[name] for name in names if name in shard.tables}
+            for name in names:
+                ref = shard.tables.get(name)
+                if ref is not None:
+                    seen[ref.sha256] = ref
     return list(seen.values())
 
 

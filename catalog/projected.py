@@ -1,7 +1,5 @@
 """The tables of the projection, and their rows for what was committed since it was written.
 
-A *list* is the files of one table of a snapshot in shard order; equal lists are stored once, however many snapshots
-share them, and are told by the digest of their digests. Files are numbered by kind in the order in which they came.
 All that grows with shards is moved as Arrow tables and joined by DuckDB; Python sees snapshots and lists only.
 """
 
@@ -16,9 +14,10 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from catalog.catalog import ATTRIBUTES, Catalog
-from catalog.counts import DOCUMENTS, WINDOWS, count_shards
-from catalog.manifest import LIVE, Filed, columns, digest, files_table
+from catalog.catalog import Catalog
+from catalog.counts import ATTRIBUTES, DOCUMENTS, WINDOWS, count_shards
+from catalog.lists import Lists
+from catalog.manifest import files_table
 from catalog.snapshot import Run, Snapshot
 from catalog.tables import read_table
 
@@ -66,9 +65,7 @@ class Projected:
         self._connection = connection
         self._catalog = catalog
         self._rows: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
-        self._staged: list[pa.Table] = []
-        self._lists = {(kind, digest): number for number, kind, digest in self._select("list, kind, digest", "lists")}
-        self._manifests = {sha: number for number, sha in self._select("list, manifest", "lists") if sha}
+        self._lists = Lists(connection)
         self._layers = set(self._select("layer, list, documents", "layer_rows"))
         self._windows = {number for (number,) in self._select("DISTINCT list", "window_rows")}
         self._columns: dict[int, dict[str, int]] = {}
@@ -88,8 +85,8 @@ class Projected:
             self._add(number, snapshot)
         if not known:  # a takedown or an expiry makes everything be written anew
             self._add_takedowns()
-        kinds = self._write_files()
-        for name, rows in self._rows.items():
+        kinds = self._lists.write()
+        for name, rows in {**self._rows, "lists": self._lists.new}.items():
             self._insert(name, pa.Table.from_pylist(rows, schema=TABLES[name]))
         self._write_sizes([number for number, _ in new])
         self._write_attributes([number for number, _ in new])
@@ -99,7 +96,7 @@ class Projected:
     def _add(self, number: int, snapshot: Snapshot) -> None:
         contents, step = snapshot.contents, self._catalog.runs[snapshot.run].step
         is_live = self._catalog.is_live(snapshot)
-        mine = self._columns[number] = self._lists_of(snapshot) if is_live else {}
+        mine = self._columns[number] = self._lists.of(snapshot.contents) if is_live else {}
         layers = {layer: position for position, layer in enumerate(contents.layers if is_live else ())}
         self._rows["column_rows"] += [
             {"snapshot": number, "tbl": tbl, "position": layers.get(tbl), "list": each} for tbl, each in mine.items()
@@ -147,7 +144,7 @@ class Projected:
                     "time": int(each.time * 1000),
                     "reason": each.reason,
                     "documents": each.documents,
-                    "list": self._list("taken_down", files_table([each.named]), None),
+                    "list": self._lists.number("taken_down", files_table([each.named])),
                     "finished": int(done.time * 1000) if done else None,
                     "replaced": list(done.replaced.values()) if done else [],
                     "expired": list(done.expired) if done else [],
@@ -177,86 +174,23 @@ class Projected:
             rows = counted["windows"]
             self._insert("window_rows", rows.add_column(0, "list", pa.array(np.full(len(rows), cells, np.int32))))
 
-    def _lists_of(self, snapshot: Snapshot) -> dict[str, int]:
-        """Table -> number of its list, for the tables of the shards and the artifacts."""
-        contents = snapshot.contents
-        kinds = dict.fromkeys(contents.layers, "decisions")
-        found = {name: self._list(name, files_table([ref]), None) for name, ref in contents.artifacts.items()}
-        if "given" in contents.counts:
-            found["given"] = self._list("given", files_table([contents.counts["given"]]), None)
-        if isinstance(contents.shards, Filed):
-            for name, ref in contents.shards.files.items():
-                if name != LIVE:
-                    number = self._manifests.get(ref.sha256)
-                    if number is None:
-                        number = self._list(kinds.get(name, name), contents.shards.table(name), ref.sha256)
-                    found[name] = number
-            return found
-        return found | {
-            name: self._list(kinds.get(name, name), files, None) for name, files in columns(contents.shards).items()
-        }
-
-    def _list(self, kind: str, files: pa.Table, manifest: str | None) -> int:
-        """The number of a list, with its rows staged when it is new."""
-        identity = digest(files)
-        number = self._lists.get((kind, identity))
-        if number is None:
-            number = self._lists[kind, identity] = len(self._lists) + 1
-            self._rows["lists"].append({"list": number, "kind": kind, "digest": identity, "manifest": manifest})
-            size = files.num_rows
-            staged = files.append_column("kind", pa.repeat(pa.scalar(kind), size))
-            staged = staged.append_column("list", pa.array(np.full(size, number, np.int32)))
-            self._staged.append(staged.append_column("shard", pa.array(np.arange(size, dtype=np.int32))))
-        if manifest:
-            self._manifests[manifest] = number
-        return number
-
-    def _write_files(self) -> set[str]:
-        """Number the files of the new lists; the kinds of those that no list had before.
-
-        The semi join comes first: with all known files on the build side of a join one more file took 0.2 s.
-        """
-        if not self._staged:
-            return set()
-        connection = self._connection
-        connection.register("staged", pa.concat_tables(self._staged))
-        connection.execute(
-            "CREATE TEMP TABLE numbered AS SELECT f.* FROM file_rows f SEMI JOIN staged s "
-            "ON s.kind = f.kind AND s.sha256 = f.sha256"
-        )
-        connection.execute(
-            """CREATE TEMP TABLE fresh AS
-            WITH first AS (
-                SELECT DISTINCT ON (kind, sha256) * FROM staged s ANTI JOIN numbered n USING (kind, sha256)
-                WHERE sha256 IS NOT NULL ORDER BY kind, sha256, list, shard
-            ), known AS (SELECT kind, count(*) AS files FROM file_rows GROUP BY kind)
-            SELECT kind, coalesce(files, 0) + row_number() OVER (PARTITION BY kind ORDER BY list, shard) - 1 AS file,
-                   sha256, suffix, bytes
-            FROM first LEFT JOIN known USING (kind) ORDER BY kind, file"""
-        )
-        connection.execute("INSERT INTO file_rows SELECT * FROM fresh")
-        connection.execute("INSERT INTO numbered SELECT * FROM fresh")
-        connection.execute(
-            """INSERT INTO list_rows SELECT s.list, s.shard, n.file
-            FROM staged s JOIN numbered n USING (kind, sha256) ORDER BY s.list, s.shard"""
-        )
-        kinds = {kind for (kind,) in self._select("DISTINCT kind", "fresh")}
-        connection.unregister("staged")
-        connection.execute("DROP TABLE fresh")
-        connection.execute("DROP TABLE numbered")
-        return kinds
-
     def _write_sizes(self, new: Sequence[int]) -> None:
-        """The bytes of the files of each snapshot, every file once: steps that drop nothing write equal files."""
+        """The bytes of the files of each snapshot, every file once: steps that drop nothing write equal files.
+
+        What is held is a table first, so that its size is known: else the plan may hash all files for one more.
+        """
+        self._connection.execute(
+            """CREATE TEMP TABLE held AS SELECT DISTINCT c.snapshot, l.kind, r.file
+            FROM column_rows c JOIN lists l USING (list) JOIN list_rows r USING (list) WHERE c.snapshot >= ?""",
+            [min(new, default=0)],
+        )
         self._connection.execute(
             """UPDATE snapshot_rows s SET bytes = b.bytes FROM (
                 SELECT snapshot, sum(bytes)::BIGINT AS bytes
-                FROM (SELECT DISTINCT c.snapshot, l.kind, r.file FROM column_rows c JOIN lists l USING (list)
-                      JOIN list_rows r USING (list) WHERE c.snapshot >= ?)
-                JOIN file_rows USING (kind, file) GROUP BY snapshot
-            ) b WHERE b.snapshot = s.number""",
-            [min(new, default=0)],
+                FROM held JOIN file_rows USING (kind, file) GROUP BY snapshot
+            ) b WHERE b.snapshot = s.number"""
         )
+        self._connection.execute("DROP TABLE held")
 
     def _write_attributes(self, new: Sequence[int]) -> None:
         """Token counts and domains by documents file, the newest: found later, they serve older snapshots too."""

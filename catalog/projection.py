@@ -27,6 +27,7 @@ from catalog.fingerprint import fingerprint
 from catalog.log import GENESIS
 from catalog.projected import TABLES, Projected
 from catalog.scans import SCANS, write_scans
+from catalog.store import NO_ROOM
 from catalog.views import MACROS, SCANNED, VIEWS
 
 FILENAME = "catalog.duckdb"
@@ -41,12 +42,11 @@ DEFINITIONS = fingerprint(
 def publish(catalog: Catalog) -> Path:
     """The path of the projection, brought up to the head of the log first if it is not there yet.
 
-    Publishers take turns and read the log when theirs comes, so the file never goes back. Raises CorruptStore.
+    Publishers take turns and read the log when theirs comes, so the file never goes back. Raises CorruptStore, and
+    StorageError when the disk is full: the file that was published stays.
     """
     target = published_path(catalog)
-    if _published(target) == _state(catalog.refresh()):
-        return target
-    with catalog.store.exclusive(LOCK):
+    with catalog.store.room(), catalog.store.exclusive(LOCK):
         published, wanted = _published(target), _state(catalog.refresh())
         if published != wanted:
             extends = published is not None and _is_earlier(catalog, published, wanted)
@@ -58,7 +58,7 @@ def publish(catalog: Catalog) -> Path:
 def publish_anew(catalog: Catalog) -> Path:
     """Like `publish`, from the log alone: for a published file in which a block turned out to be torn."""
     target = published_path(catalog)
-    with catalog.store.exclusive(LOCK):
+    with catalog.store.room(), catalog.store.exclusive(LOCK):
         _replace(catalog, target, _state(catalog.refresh()), extends=False)
     return target
 
@@ -169,7 +169,11 @@ def _replace(catalog: Catalog, target: Path, state: Mapping[str, Any], *, extend
         if extends:
             _keep_tail(target, partial)
         os.replace(partial, target)
-    except duckdb.IOException as error:
+    except duckdb.Error as error:
+        if any(os.strerror(each) in str(error) for each in NO_ROOM):
+            raise catalog.store.full() from error
+        if not isinstance(error, duckdb.IOException):
+            raise
         reason = str(error).partition("\n")[0]
         raise CorruptStore(
             f"the catalog of {catalog.store.root} can't be published: {reason}; `tamis verify` lists damaged files"

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from catalog.catalog import Catalog
-from catalog.counts import add_up_receipts, count_task, store_counts
+from catalog.counts import add_up_receipts, count_task, store_counts, with_attributes
 from catalog.errors import ConflictError, TamisError
 from catalog.fingerprint import canonical, fingerprint
-from catalog.manifest import Shard
+from catalog.manifest import filed
 from catalog.projection import publish
 from catalog.snapshot import Contents, Run, Snapshot
 from catalog.store import FileRef, Store
@@ -218,7 +218,8 @@ def run(
 ) -> Snapshot:
     """The snapshot that `step` makes of `inputs`, named `into`: from the catalog if it is there, else made now.
 
-    In place of an input that a takedown replaced stands what took its place. Raises TamisError for one that expired.
+    In place of an input that a takedown replaced stands what took its place. Raises TamisError for one that expired,
+    StorageError when the disk is full: what was done is there when the same is run again.
     """
     check_finished(catalog.refresh())
     inputs = tuple(catalog.current(each) for each in inputs)
@@ -226,12 +227,12 @@ def run(
     known = _known(catalog, work.fingerprint, into)
     if known is not None:
         return known
-    with work.exclusive():
+    with catalog.store.room(), work.exclusive():
         work.claim(inputs)
         snapshot = _known(catalog.refresh(), work.fingerprint, into) or _make(step, inputs, into, work)
-        publish(catalog)
         shutil.rmtree(work.folder, ignore_errors=True)
         catalog.store.sweep()
+        publish(catalog)
     return snapshot
 
 
@@ -282,7 +283,8 @@ def _make(step: Step, inputs: Sequence[Snapshot], into: str, work: Work) -> Snap
     if not inputs and holds_suppressed(work.store, contents, work.catalog.refresh().suppressed):
         work.restart()  # receipts from before a takedown: what is read now is read without its documents
         contents = step.build(work)
-    contents = _counted(work, contents)
+    known = [each.contents for each in work.catalog.history if work.catalog.is_live(each)]
+    (contents,) = counted(work, [contents], known)
     # a stage of training may be older than this build: computed ahead of it, or in part before a kill
     seconds = max(time.monotonic() - clock, sum(stage["seconds"] for stage in work.stages))
     record = Run(
@@ -300,17 +302,26 @@ def _make(step: Step, inputs: Sequence[Snapshot], into: str, work: Work) -> Snap
     return work.catalog.commit(into, contents, record, inputs=inputs, token=token)
 
 
-def _counted(work: Work, contents: Contents) -> Contents:
-    """`contents` with the figures that SQL answers from."""
-    if contents.kind != "documents":
-        return contents
-    tables = work.catalog.attributes(contents)
-    tasks = [
-        {"shard": Shard(rows=shard.rows, tables={**more, **shard.tables}), "layers": contents.layers}
-        for shard, more in zip(contents.shards, tables, strict=True)
+def counted(work: Work, contents: Sequence[Contents], known: Sequence[Contents]) -> list[Contents]:
+    """`contents` with their shards listed as a commit lists them, and with the figures that SQL answers from.
+
+    `known`: what else the catalog has, oldest first; it may know more about the same documents.
+    """
+    out = [replace(each, shards=filed(work.store, each.shards)) for each in contents]
+    known = [*known, *out]
+    tasks: list[Task] = []
+    owners: list[int] = []
+    for number, each in enumerate(out):
+        shards = with_attributes(each, known) if each.kind == "documents" else []
+        tasks += [{"shard": shard, "layers": each.layers} for shard in shards]
+        owners += [number] * len(shards)
+    mine: list[list[Receipt]] = [[] for _ in out]
+    for owner, receipt in zip(owners, work.stage("figures", count_task, tasks) if tasks else (), strict=True):
+        mine[owner].append(receipt)
+    return [
+        replace(each, counts=store_counts(work.store, add_up_receipts(receipts))) if receipts else each
+        for each, receipts in zip(out, mine, strict=True)
     ]
-    receipts = work.stage("figures", count_task, tasks)
-    return replace(contents, counts=store_counts(work.store, add_up_receipts(receipts)))
 
 
 def evidence_of(step: Step, inputs: Sequence[Snapshot]) -> Any:

@@ -80,12 +80,24 @@ class Contents:
 
     def files(self) -> Iterator[FileRef]:
         """Every file that it needs: those of its shards, the manifests that list them, artifacts and counts."""
-        for shard in self.shards:
-            yield from shard.tables.values()
-        if isinstance(self.shards, Filed):
-            yield from self.shards.files.values()
+        if self.manifests:
+            for shard in self.shards:
+                yield from shard.tables.values()
+        yield from self.named()
+
+    def named(self) -> Iterator[FileRef]:
+        """Those of its files that the log itself names: all but what manifests list."""
+        yield from self.manifests.values()
+        if not self.manifests:
+            for shard in self.shards:
+                yield from shard.tables.values()
         yield from self.artifacts.values()
         yield from self.counts.values()
+
+    @property
+    def manifests(self) -> Mapping[str, FileRef]:
+        """The files that list its shards, by table; none where the log does."""
+        return self.shards.files if isinstance(self.shards, Filed) else {}
 
 
 @dataclass(frozen=True, kw_only=True)

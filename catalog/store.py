@@ -178,19 +178,29 @@ class Store:
     @contextmanager
     def _unfinished(self, *, suffix: str) -> Iterator[Path]:
         """A scratch path that is gone on leaving. Raises StorageError when the disk is full."""
-        folder = self.scratch()
-        path = folder / f"{secrets.token_hex(8)}.{suffix}"
-        with _lock(folder, fcntl.LOCK_SH):
-            try:
-                yield path
-            except OSError as error:
-                if error.errno in NO_ROOM:
-                    raise StorageError(
-                        f"the disk of {self.root} is full: free space and run the same command again"
-                    ) from error
-                raise
-            finally:
-                path.unlink(missing_ok=True)
+        with self.room():
+            folder = self.scratch()
+            path = folder / f"{secrets.token_hex(8)}.{suffix}"
+            with _lock(folder, fcntl.LOCK_SH):
+                try:
+                    yield path
+                finally:
+                    path.unlink(missing_ok=True)
+
+    @contextmanager
+    def room(self) -> Iterator[None]:
+        """Raises StorageError where the system says that the disk is full."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise self.full() from error
+            raise
+
+    def full(self) -> StorageError:
+        """The error of a full disk."""
+        where = self.root if self.is_local else str(self.here)
+        return StorageError(f"the disk of {where} is full: free space and run the same command again")
 
     def put_copy(self, source: Path) -> FileRef:
         """Copy a local file into the store; `source` stays."""
@@ -215,10 +225,10 @@ class Store:
         """A local path with the bytes of `ref`; from a remote store the file is copied once. Raises CorruptStore."""
         path = self.here / ref.path
         if not self.is_local and not path.exists() and self.exists(ref.path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(f".{secrets.token_hex(6)}")
-            self.fs.get_file(self.at(ref.path), str(partial))
-            os.replace(partial, path)
+            with self._unfinished(suffix="copy") as partial:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self.fs.get_file(self.at(ref.path), str(partial))
+                os.replace(partial, path)
         if not path.exists():
             raise CorruptStore(f"{ref.path} is missing from {self.root}: `tamis verify` lists what else is")
         return path
@@ -278,10 +288,15 @@ def _renewed(target: str, size: int) -> bool:
 def _move(source: Path, target: str) -> None:
     try:
         os.replace(source, target)
-    except OSError:  # another disk: copy beside the target, then rename
-        partial = f"{target}.{secrets.token_hex(6)}.tmp"
-        shutil.copyfile(source, partial)
-        os.replace(partial, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        partial = Path(f"{target}.{secrets.token_hex(6)}.tmp")  # another disk: copy beside the target, then rename
+        try:
+            shutil.copyfile(source, partial)
+            os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
         source.unlink()
 
 

@@ -1,8 +1,9 @@
 """`tamis verify --repair`: rebuild what can be rebuilt, and say of the rest what is lost.
 
-The projection is rebuilt from the log. A damaged or missing data file is made again by running the step that made it on
-the inputs that it had: the same step on the same inputs gives the same bytes, and the digest in the file's name says
-whether it did. Files of earlier steps come first, so that later ones find their inputs.
+The projection is rebuilt from the log, lists of shards and figures from the other parts (catalog.rebuild). A damaged or
+missing data file is made again by running the step that made it on the inputs that it had: the same step on the same
+inputs gives the same bytes, and the digest in the file's name says whether it did. Files of earlier steps come first,
+so that later ones find their inputs.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import fields
-from pathlib import Path
 
 from catalog.audit import Verification, check_file
 from catalog.catalog import Catalog
-from catalog.errors import TamisError
+from catalog.errors import CorruptStore, TamisError
 from catalog.fingerprint import fingerprint
+from catalog.manifest import LIVE, filed
 from catalog.projection import FILENAME, is_whole, publish
+from catalog.rebuild import freed, rebuild_counts, rebuild_manifest
 from catalog.run import Executor, Step, Work, evidence_of, identify
 from catalog.snapshot import Snapshot
-from catalog.store import FileRef, Store
+from catalog.store import FileRef
 from catalog.suppression import in_order
 from clusters.console import Console
 from clusters.recipes import make_step
@@ -37,15 +39,17 @@ def repair(
     """Repair what `verify` found and say what became of each file. `sources` are the files that were ingested."""
     if catalog.pending and not found.damaged:
         finish(catalog, executor, console)
-    lines = []
+    catalog = Catalog(catalog.store)  # what was read of damaged manifests is forgotten
     left = {ref.path: ref for ref in found.damaged}
-    owners = [each for each in catalog.all_snapshots() if any(ref.path in left for ref in catalog.files_of(each))]
+    lines = _manifests(catalog, left)
+    figures = {ref.path for each in catalog.live() for ref in _figures(each)} & set(left)
+    owners = [each for each in catalog.all_snapshots() if any(r.path in left for r in catalog.known_files_of(each))]
     for snapshot in in_order(catalog, [each.ref for each in owners]):
-        mine = [ref for ref in catalog.files_of(snapshot) if ref.path in left]
+        mine = dict.fromkeys(r for r in catalog.known_files_of(snapshot) if r.path in left and r.path not in figures)
         if not mine:
             continue
         try:
-            _run_again(catalog, snapshot, mine, executor=executor, console=console, sources=sources)
+            _run_again(catalog, snapshot, list(mine), executor=executor, console=console, sources=sources)
         except TamisError as error:
             reason = str(error).splitlines()[0]
         else:
@@ -55,10 +59,8 @@ def repair(
                 del left[ref.path]
                 lines.append(f"{REBUILT} {ref.path}: {catalog.runs[snapshot.run].step} of {snapshot.ref} ran again")
             elif _made_first(catalog, owners, ref) == snapshot:
-                affected = ", ".join(
-                    each.ref for each in owners if catalog.is_live(each) and ref in catalog.files_of(each)
-                )
-                lines.append(f"{LOST} {ref.path}: {reason}; it is part of {affected}")
+                lines.append(f"{LOST} {ref.path}: {reason}; it is part of {_parts(catalog, ref)}")
+    lines += _counted_again(catalog, left)
     lines += [f"{LOST} {ref.path}: the record of a takedown" for ref in catalog.records() if ref.path in left]
     if not left:
         publish(catalog)
@@ -67,9 +69,61 @@ def repair(
     return lines
 
 
+def _manifests(catalog: Catalog, left: dict[str, FileRef]) -> list[str]:
+    """Write manifests anew that take no step to run; those that work out leave `left`. Those of live rows come last."""
+    lines = []
+    damaged = [
+        (table == LIVE, table, each)
+        for each in catalog.live()
+        for table, ref in each.contents.manifests.items()
+        if ref.path in left
+    ]
+    for _, table, snapshot in sorted(damaged, key=lambda each: each[0]):
+        ref = snapshot.contents.manifests[table]
+        if ref.path not in left:
+            continue
+        with suppress(CorruptStore), freed(catalog.store, [ref]):  # the step may still do it
+            rebuild_manifest(catalog, snapshot, table)
+        if check_file(catalog.store, ref) is None:
+            del left[ref.path]
+            lines.append(f"{REBUILT} {ref.path}: the list of {table} of {snapshot.ref}")
+    return lines
+
+
+def _counted_again(catalog: Catalog, left: dict[str, FileRef]) -> list[str]:
+    """Count anew where figures are damaged; those that come out as they were leave `left`."""
+    lines = []
+    for snapshot in catalog.live():
+        mine = [ref for ref in _figures(snapshot) if ref.path in left]
+        if not mine:
+            continue
+        reason = "more is known of the documents than when they were counted"
+        try:
+            with freed(catalog.store, mine):
+                rebuild_counts(catalog, snapshot)
+        except CorruptStore as error:
+            reason = str(error)
+        for ref in mine:
+            if check_file(catalog.store, ref) is None:
+                del left[ref.path]
+                lines.append(f"{REBUILT} {ref.path}: the documents of {snapshot.ref} were counted again")
+            else:
+                lines.append(f"{LOST} {ref.path}: {reason}; it is part of {_parts(catalog, ref)}")
+    return lines
+
+
+def _figures(snapshot: Snapshot) -> list[FileRef]:
+    """The files that were counted from its documents, not written by its step."""
+    return list(snapshot.contents.counts.values()) if snapshot.contents.kind == "documents" else []
+
+
+def _parts(catalog: Catalog, ref: FileRef) -> str:
+    return ", ".join(each.ref for each in catalog.live() if ref in catalog.known_files_of(each))
+
+
 def _made_first(catalog: Catalog, owners: Sequence[Snapshot], ref: FileRef) -> Snapshot:
     """The snapshot whose step wrote the file: the others took it over."""
-    holding = [each.ref for each in owners if ref in catalog.files_of(each)]
+    holding = [each.ref for each in owners if ref in catalog.known_files_of(each)]
     return in_order(catalog, holding)[0]
 
 
@@ -99,12 +153,10 @@ def _run_again(
         listener=console.stage,
     )
     with work.exclusive():
-        aside = {ref.path: _put_aside(catalog.store, ref) for ref in damaged}
         try:
-            step.build(work, *inputs)
+            with freed(catalog.store, damaged):
+                filed(catalog.store, step.build(work, *inputs).shards)
         finally:
-            for ref in damaged:
-                _put_back(catalog.store, ref, aside[ref.path])
             shutil.rmtree(work.folder, ignore_errors=True)
 
 
@@ -127,24 +179,3 @@ def _steps(catalog: Catalog, snapshot: Snapshot, sources: Sequence[str]) -> Iter
     paths = [os.path.abspath(each) for each in sources]
     for chosen in [paths] if len(paths) == 1 else [paths, *([path] for path in paths)]:
         yield make_step(run.step, {**settings, "paths": tuple(chosen)})
-
-
-def _put_aside(store: Store, ref: FileRef) -> Path | None:
-    """Free the name of a damaged file, which a writer would take for the file itself."""
-    path = Path(store.at(ref.path))
-    if not store.is_local or not path.exists():
-        return None
-    aside = path.with_name(f"{path.name}.{os.urandom(6).hex()}")
-    path.rename(aside)
-    return aside
-
-
-def _put_back(store: Store, ref: FileRef, aside: Path | None) -> None:
-    """Damaged bytes are better than none; where the file was made again they go."""
-    if aside is None:
-        return
-    if store.exists(ref.path):
-        aside.unlink()
-    else:
-        with suppress(FileNotFoundError):
-            aside.rename(store.at(ref.path))

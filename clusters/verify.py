@@ -21,12 +21,15 @@ def verify_command(
     from dataops.executors import executor
 
     chosen = executor("local", workers=workers, num_bytes=0, trains=False)
-    lines += [
-        "repair",
-        *(f"  {line}" for line in repair(catalog, found, executor=chosen, console=Console(), sources=sources)),
-    ]
-    again = verify(catalog, workers=workers)
-    return [*lines, *report(again)], not again.problems
+    lines.append("repair")
+    tried: set[str] = set()
+    while True:
+        told = repair(catalog, found, executor=chosen, console=Console(), sources=sources)
+        lines += [f"  {line}" for line in told if line not in lines]
+        tried |= {ref.path for ref in found.damaged}
+        found = verify(catalog, workers=workers)
+        if {ref.path for ref in found.damaged} <= tried:  # else a list that was lost names more
+            return [*lines, *report(found)], not found.problems
 
 
 def report(found: Verification) -> list[str]:

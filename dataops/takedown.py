@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from catalog.catalog import HOLD_TEXT, Catalog
 from catalog.fingerprint import fingerprint
-from catalog.run import Executor, Listener, Receipt, Work, file_ref, ignore
+from catalog.run import Executor, Listener, Receipt, Work, counted, file_ref, ignore
 from catalog.snapshot import Contents, Shard, Snapshot
 from catalog.store import FileRef
 from catalog.tables import read_table, write_table
@@ -69,13 +69,22 @@ def rewrite(work: Work) -> Rewritten:
 
     made = {each.ref: _rebuilt(each, shards, packs, layered=each.ref in emptied) for each in live}
     different = [each for each in live if made[each.ref].id != each.id]
+    newest = [each.ref for each in different if catalog.snapshot(each.name) == each]
     return Rewritten(
         considered=frozenset(each.ref for each in live),
         found=found,
-        contents={each.ref: made[each.ref] for each in different if catalog.snapshot(each.name) == each},
+        contents=_counted(work, {ref: made[ref] for ref in newest}),
         expired=tuple(sorted(each.ref for each in different)),
         rows={each.ref: _held_rows(each, packs) for each in different if each.contents.kind == "packs"},
     )
+
+
+def _counted(work: Work, made: Mapping[str, Contents]) -> dict[str, Contents]:
+    """What replaces snapshots, by reference, with the figures of the documents that are left."""
+    live = [each for each in work.catalog.history if work.catalog.is_live(each)]
+    refs = [each.ref for each in live if each.ref in made]
+    others = [each.contents for each in live if each.ref not in made]
+    return dict(zip(refs, counted(work, [made[ref] for ref in refs], others), strict=True))
 
 
 def _gone(work: Work, families: Mapping[str, Family]) -> tuple[dict[str, dict[int, int]], FileRef]:
@@ -153,7 +162,7 @@ def _rebuilt(
         shards = [_emptied(shard, receipt, contents.layers, layered=layered) for shard, receipt in pairs]
     layers = (RULE, *contents.layers) if layered and RULE not in contents.layers else contents.layers
     summary = {**contents.summary, "taken_down": contents.summary.get("taken_down", 0) + contents.rows}
-    rebuilt = replace(contents, shards=tuple(shards), layers=layers, counts={})  # other documents, other figures
+    rebuilt = replace(contents, shards=tuple(shards), layers=layers, counts={})
     return replace(rebuilt, summary={**summary, "taken_down": summary["taken_down"] - rebuilt.rows})
 
 

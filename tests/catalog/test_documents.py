@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,21 @@ def test_a_data_frame_and_a_batch_a_shard_hold_the_same_rows(curated: Curated) -
     frame, table = documents.to_pandas(), documents.to_arrow()
     assert frame["id"].tolist() == table["id"].to_pylist()
     assert [id for batch in documents.batches() for id in batch["id"].to_pylist()] == table["id"].to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("library", "form", "rows"),
+    [
+        ("pandas", "to_pandas", lambda frame: frame.to_dict("records")),
+        ("polars", "to_polars", lambda frame: frame.to_dicts()),
+        ("datasets", "to_datasets", lambda dataset: dataset.to_list()),
+    ],
+)
+def test_each_library_has_the_rows_of_the_arrow_table(curated: Curated, library: str, form: str, rows: Any) -> None:
+    pytest.importorskip(library, reason="not installed with tamis")
+    documents = curated.catalog.snapshot("clean-tokens").documents(["id", "text", "n_tokens", "tokens"])
+    found = [{**row, "tokens": list(row["tokens"])} for row in rows(getattr(documents, form)())]
+    assert found == documents.to_arrow().to_pylist()
 
 
 @pytest.mark.parametrize(

@@ -149,9 +149,9 @@ print(reads)
 """
 
 
-def test_readers_never_fail_or_go_back_while_two_publishers_publish_20_times(catalog):
+def test_readers_never_fail_or_go_back_while_two_publishers_publish_8_times(catalog):
     path = str(catalog.store.here / FILENAME)
-    last = catalog.sequence + 20
+    last = catalog.sequence + 8
     readers = [
         subprocess.Popen(
             [sys.executable, "-c", READER, path, str(last)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -159,14 +159,14 @@ def test_readers_never_fail_or_go_back_while_two_publishers_publish_20_times(cat
         for _ in range(2)
     ]
 
-    def publish_ten(name):
+    def publish_four(name):
         mine = Catalog(Store(catalog.store.root))
-        for _ in range(10):
+        for _ in range(4):
             commit_documents(mine, name)
             publish(mine)
             time.sleep(0.01)
 
-    publishers = [threading.Thread(target=publish_ten, args=(name,)) for name in ("one", "two")]
+    publishers = [threading.Thread(target=publish_four, args=(name,)) for name in ("one", "two")]
     for publisher in publishers:
         publisher.start()
     for publisher in publishers:

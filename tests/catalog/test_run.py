@@ -3,14 +3,19 @@ from __future__ import annotations
 import re
 import threading
 import uuid
+from dataclasses import replace
 
+import pyarrow as pa
 import pytest
 
+from catalog import schema
 from catalog.catalog import Catalog
+from catalog.manifest import Shard
 from catalog.query import sql
 from catalog.run import run
 from catalog.store import Store
-from tests.catalog.planted import Inline, Sprout, Thin
+from catalog.tables import read_table, write_table
+from tests.catalog.planted import Inline, Sprout, Thin, a_run
 
 
 @pytest.fixture
@@ -165,3 +170,15 @@ def test_a_store_in_a_bucket_runs_remembers_and_answers():
     assert run(Sprout(), into="raw", catalog=catalog, executor=executor) == raw
     counts = sql(catalog, "SELECT snapshot, count(*) AS n FROM documents GROUP BY 1 ORDER BY 1").to_pylist()
     assert counts == [{"snapshot": "raw@1", "n": 15}, {"snapshot": "thin@1", "n": thin.contents.rows}]
+
+
+def test_figures_have_the_tokens_that_other_snapshots_know_also_of_many_shards(catalog, monkeypatch):
+    monkeypatch.setattr("catalog.manifest.INLINE", 2)
+    raw = run(Sprout(rows=2), into="raw", catalog=catalog, executor=Inline())
+    columns = {"row": [0, 1], "id": ["", ""], "n_tokens": [3, 4], "tokens": [[], []]}
+    tokens = write_table(catalog.store, pa.table(columns, schema=schema.TOKENS))
+    shards = [Shard(rows=each.rows, tables={**each.tables, "tokens": tokens}) for each in raw.contents.shards]
+    catalog.commit("tokenized", replace(raw.contents, shards=shards), a_run(), inputs=[raw])
+    thin = run(Thin(), raw, into="thin", catalog=catalog, executor=Inline())
+    figures = read_table(catalog.store, thin.contents.counts["documents"], ["layer", "tokens"]).to_pylist()
+    assert figures == [{"layer": 0, "tokens": 4 * len(shards)}, {"layer": 1, "tokens": 3 * len(shards)}]

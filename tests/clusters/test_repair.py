@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from catalog.audit import verify
 from catalog.catalog import Catalog
+from catalog.errors import CorruptStore
 from catalog.pack import PackFormat, Packs, write_pack
 from catalog.run import run
 from catalog.snapshot import Contents, Run, Shard, Snapshot
@@ -20,6 +21,7 @@ from catalog.store import FileRef
 from clusters.cli import app
 from dataops.executors import LocalExecutor
 from dataops.ingest import Ingest
+from tests.catalog.planted import Sprout, Thin
 from tests.conftest import Curated
 
 
@@ -32,6 +34,8 @@ def catalog(curated: Curated, tmp_path: Path) -> Catalog:
 def invoke(catalog: Catalog, *arguments: str, code: int) -> str:
     result = CliRunner().invoke(app, ["verify", *arguments, "--store", catalog.store.root])
     assert result.exit_code == code, f"{result.exception!r}\n{result.output}"
+    if not isinstance(result.exception, SystemExit | None):
+        raise result.exception
     return result.stdout
 
 
@@ -139,3 +143,67 @@ def test_a_step_that_changed_since_is_not_run_for_the_old_bytes(
     monkeypatch.setattr(ExactDedup, "revision", 99)
     catalog.store.local(table_of(catalog, "pool-unique", "exact")).unlink()
     assert "of revision 1 made it, this tamis has revision 99" in invoke(catalog, "--repair", code=1)
+
+
+HERE = LocalExecutor(workers=2)
+
+
+@pytest.fixture
+def listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Catalog:
+    """A store with the snapshots `many` and `few` of three shards each, which is too many for a commit to list."""
+    monkeypatch.setattr("catalog.manifest.INLINE", 2)
+    catalog = Catalog.open(tmp_path / "store", create=True)
+    run(Sprout(), into="many", catalog=catalog, executor=HERE)
+    run(Thin(), catalog.snapshot("many"), into="few", catalog=catalog, executor=HERE)
+    return catalog
+
+
+def test_lists_of_shards_and_counted_figures_are_made_again_from_what_is_left(listed: Catalog) -> None:
+    catalog, few = listed, listed.snapshot("few")
+    lost = [few.contents.manifests["thin"], few.contents.manifests["live"], few.contents.counts["documents"]]
+    manifest = few.contents.manifests["documents"]
+    for ref in lost:
+        catalog.store.local(ref).unlink()
+    flip(catalog, manifest)
+    assert "4 problems" in invoke(catalog, code=1)
+    printed = invoke(catalog, "--repair", code=0)
+    for ref in lost[:2]:
+        assert f"rebuilt {ref.path}: the list of " in printed
+    assert f"rebuilt {lost[2].path}: the documents of few@1 were counted again" in printed
+    assert printed.rstrip().endswith("no problems")
+    found = verify(catalog)
+    assert (found.problems, found.orphans) == ((), 0)
+
+
+def test_a_list_that_nothing_else_has_is_lost_by_name_and_what_it_listed_is_spared_by_gc(listed: Catalog) -> None:
+    catalog, manifest = listed, listed.snapshot("few").contents.manifests["documents"]
+    catalog.store.local(manifest).unlink()
+    (catalog.store.here / "catalog.duckdb").write_bytes(b"torn")
+    printed = invoke(catalog, "--repair", code=1)
+    assert f"lost {manifest.path}: what a sprout wrote can't be written again; it is part of few@1, many@1" in printed
+    assert "that no commit names" not in printed
+    result = CliRunner().invoke(app, ["gc", "--grace", "0s", "--store", catalog.store.root])
+    assert isinstance(result.exception, CorruptStore)
+
+
+def test_a_store_is_verified_after_the_lists_of_expired_shards_are_gone(listed: Catalog) -> None:
+    manifest = listed.snapshot("few").contents.manifests["thin"]
+    listed.expire(["few@1"], reason="test")
+    CliRunner().invoke(app, ["gc", "--grace", "0s", "--store", listed.store.root])
+    assert not listed.store.exists(manifest.path)
+    assert "no problems" in invoke(listed, code=0)
+
+
+def test_a_file_behind_a_list_that_was_lost_too_is_repaired_in_one_go(listed: Catalog, tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.jsonl").write_text(f'{{"text": "page {number}"}}\n')
+    pages = [str(tmp_path / f"{number}.jsonl") for number in range(3)]
+    step = Ingest(paths=tuple(pages), shard_bytes=8)
+    made = run(step, into="pages", catalog=listed, executor=HERE)
+    gone = (made.contents.manifests["documents"], made.contents.shards[1].tables["documents"])
+    for ref in gone:
+        listed.store.local(ref).unlink()
+    options = [word for page in pages for word in ("--from", page)]
+    printed = invoke(listed, "--repair", *options, code=0)
+    for ref in gone:
+        assert f"rebuilt {ref.path}" in printed

@@ -6,8 +6,9 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -21,33 +22,38 @@ from catalog.errors import TamisError, UnknownReference, UsageError
 from catalog.pack import Packs
 from catalog.query import sql
 from catalog.run import run
-from catalog.tables import read_live, read_table
+from catalog.tables import read_table
 from catalog.tokenizer import BpeTokenizer
 from clusters.cli import app
 from clusters.console import Console
 from clusters.takedown import finish
-from dataops.exact import ExactDedup
-from dataops.executors import LocalExecutor
-from dataops.ingest import Ingest
+from tests.catalog.test_macros import COUNTED, ROWS
+from tests.clusters.takedown_store import HERE, invoke, live_ids, secret, take_down, with_copies
 from tests.conftest import Curated
 from training.order import Order
 from training.steps import Finetune, Pretrain
 
-HERE = LocalExecutor(workers=2)
 SETTINGS = {"params": 150_000, "batch_rows": 4}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """A folder with a store from which a document was taken down, and what the command printed."""
+
+    folder: Path
+    document: dict[str, Any]
+    printed: str
+
+    @property
+    def catalog(self) -> Catalog:
+        return Catalog.open(self.folder / "store")
 
 
 @pytest.fixture(scope="module")
 def made(curated: Curated, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The curated store with models of it, and a file that repeats the document to be taken down, once cut short."""
+    """The store with models of it. It is only read."""
     folder = tmp_path_factory.mktemp("takedown")
-    shutil.copytree(curated.store, folder / "store")
-    catalog = Catalog.open(folder / "store")
-    text = secret(catalog)["text"]
-    lines = [json.dumps({"text": text, "url": "https://elsewhere.example/copy"}), json.dumps({"text": text})[:150]]
-    lines.insert(1, json.dumps({"text": "A page of its own, which stays where it is."}))
-    (folder / "more.jsonl").write_text("\n".join(lines))
-    again(catalog, folder)
+    catalog = with_copies(curated, folder)
     base = run(
         Pretrain(tokens=4_000, **SETTINGS),
         catalog.snapshot("target-packs"),
@@ -72,63 +78,19 @@ def made(curated: Curated, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def taken(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Taken:
+    """The same store after the takedown. It is only read."""
+    folder = tmp_path_factory.mktemp("taken") / "copy"
+    shutil.copytree(made, folder)
+    document = secret(Catalog.open(folder / "store"))
+    return Taken(folder=folder, document=document, printed=take_down(folder, named=document["id"]))
+
+
 @pytest.fixture
 def folder(made: Path, tmp_path: Path) -> Path:
     shutil.copytree(made, tmp_path / "copy")
     return tmp_path / "copy"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Taken:
-    """A folder after the takedown of a document, what the command printed, and the catalog as it was before."""
-
-    folder: Path
-    document: dict
-    printed: str
-    before: Catalog
-
-    @property
-    def catalog(self) -> Catalog:
-        return Catalog.open(self.folder / "store")
-
-
-@pytest.fixture(scope="module")
-def taken(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Taken:
-    """For tests that only read. Copy the folder to change it."""
-    folder, before = tmp_path_factory.mktemp("taken") / "copy", Catalog.open(made / "store")
-    shutil.copytree(made, folder)
-    document = secret(before)
-    return Taken(folder=folder, document=document, printed=take_down(folder, named=document["id"]), before=before)
-
-
-@pytest.fixture
-def after(taken: Taken, tmp_path: Path) -> Taken:
-    """A copy of its own."""
-    return replace(taken, folder=shutil.copytree(taken.folder, tmp_path / "copy"))
-
-
-def again(catalog: Catalog, folder: Path):
-    """Ingest the file that repeats the document."""
-    step = Ingest(paths=(str(folder / "more.jsonl"),), url_column="url")
-    return run(step, into="more", catalog=catalog, executor=HERE)
-
-
-def secret(catalog: Catalog, name: str = "target-train") -> dict:
-    """The longest document of a snapshot. Of `target`, a pool document quotes the first sixty words."""
-    snapshot, columns = catalog.snapshot(name), ["id", "content", "text"]
-    shards, layers = snapshot.contents.shards, snapshot.contents.layers
-    rows = [row for shard in shards for row in read_live(catalog.store, shard, layers, columns).to_pylist()]
-    return max(rows, key=lambda row: len(row["text"]))
-
-
-def invoke(*arguments: str, code: int = 0) -> str:
-    result = CliRunner().invoke(app, list(arguments))
-    assert result.exit_code == code, f"{arguments}: {result.exception!r}\n{result.output}"
-    return result.stdout
-
-
-def take_down(folder: Path, *, named: str) -> str:
-    return invoke("takedown", "--id", named, "--reason", "the author asked", "--store", str(folder / "store"))
 
 
 def contents_of(path: Path) -> Iterator[bytes]:
@@ -180,25 +142,24 @@ def needles(catalog: Catalog, text: str) -> dict[str, bytes]:
     }
 
 
-def test_after_a_takedown_and_gc_no_byte_of_the_text_is_left(folder: Path) -> None:
-    store, catalog = folder / "store", Catalog.open(folder / "store")
-    document = secret(catalog)
-    wanted = needles(catalog, document["text"])
+def test_after_a_takedown_and_gc_no_byte_of_the_text_is_left(taken: Taken, tmp_path: Path) -> None:
+    shutil.copytree(taken.folder, tmp_path / "copy")
+    store = tmp_path / "copy" / "store"
+    wanted = needles(taken.catalog, taken.document["text"])
     abandoned = store / "work" / ("ab" * 32)
     abandoned.mkdir(parents=True)
-    (abandoned / "sample-0.jsonl").write_text(json.dumps(document["text"]))
+    (abandoned / "sample-0.jsonl").write_text(json.dumps(taken.document["text"]))
     assert {name for name, _ in files_with(store, wanted)} == set(wanted), "the search must be able to find it"
-    take_down(folder, named=document["id"])
     invoke("gc", "--grace", "0s", "--store", str(store))
     invoke("sql", "SELECT 1 AS one", "--store", str(store))
     assert files_with(store, wanted) == set()
     assert (store / "catalog.duckdb").exists()
-    assert verify(catalog).problems == ()
+    assert verify(Catalog.open(store)).problems == ()
 
 
-def test_the_record_names_documents_reason_snapshots_and_models_and_what_they_saw(taken: Taken) -> None:
-    catalog, document = taken.before, taken.document
-    before = {each.ref: each for each in catalog.live()}
+def test_the_record_names_documents_reason_snapshots_and_models_and_what_they_saw(made: Path, taken: Taken) -> None:
+    catalog, document = taken.catalog, taken.document
+    before = {each.ref: each for each in Catalog.open(made / "store").live()}
     packs = Packs([catalog.store.local(s.tables["pack"]) for s in before["target-packs@1"].contents.shards])
     order = Order(packs.rows_per_cell, None, seed=0).samples(0, before["base@1"].contents.summary["steps"] * 4)
     rows = packs.rows(order.cells, order.rows)
@@ -206,7 +167,6 @@ def test_the_record_names_documents_reason_snapshots_and_models_and_what_they_sa
     held = sum(document["id"] in packs.documents(row) for row in range(len(packs)))
     assert truth
     assert held
-    catalog = taken.catalog
     (record,) = sql(catalog, "SELECT * FROM takedowns").to_pylist()
     assert (record["takedown"], record["reason"], record["models"]) == (1, "the author asked", ["base@1", "tuned@1"])
     assert record["finished"] >= record["time"]
@@ -224,12 +184,12 @@ def test_the_record_names_documents_reason_snapshots_and_models_and_what_they_sa
     assert "generic-packs@1" not in expired, "packs without the document stay"
 
 
-def test_rewritten_snapshots_differ_from_the_old_ones_by_the_document_alone(taken: Taken) -> None:
-    catalog, document = taken.before, taken.document
-    old = {each.ref: _live_ids(catalog, each) for each in catalog.live() if each.contents.kind == "documents"}
+def test_rewritten_snapshots_differ_from_the_old_ones_by_the_document_alone(made: Path, taken: Taken) -> None:
+    catalog = Catalog.open(made / "store")
+    old = {each.ref: live_ids(catalog, each) for each in catalog.live() if each.contents.kind == "documents"}
     copies = {
         row["id"]
-        for row in sql(catalog, "SELECT id FROM documents WHERE content = ?", [document["content"]]).to_pylist()
+        for row in sql(catalog, "SELECT id FROM documents WHERE content = ?", [taken.document["content"]]).to_pylist()
     }
     catalog = taken.catalog
     for rewrite in catalog.rewrites:
@@ -237,17 +197,15 @@ def test_rewritten_snapshots_differ_from_the_old_ones_by_the_document_alone(take
             if before not in old:
                 continue
             snapshot = catalog.snapshot(after)
-            assert _live_ids(catalog, snapshot) == [each for each in old[before] if each not in copies], after
-            assert snapshot.contents.rows == len(_live_ids(catalog, snapshot))
+            assert live_ids(catalog, snapshot) == [each for each in old[before] if each not in copies], after
+            assert snapshot.contents.rows == len(live_ids(catalog, snapshot))
     dropped = sql(catalog, "SELECT DISTINCT id, reason FROM decisions WHERE rule = 'takedown'").to_pylist()
     assert {row["id"] for row in dropped} == copies
     assert {row["reason"] for row in dropped} == {"takedown 1"}
-
-
-def _live_ids(catalog: Catalog, snapshot) -> list[str]:
-    layers = snapshot.contents.layers
-    tables = [read_live(catalog.store, shard, layers, ["id"]) for shard in snapshot.contents.shards]
-    return pa.concat_tables(tables)["id"].to_pylist()
+    rewritten = [catalog.snapshot(after).contents for each in catalog.rewrites for after in each.replaced.values()]
+    assert all(each.counts for each in rewritten if each.kind == "documents"), "counted in the takedown's own run"
+    for view, rows in ROWS.items():
+        assert sql(catalog, COUNTED[view]).to_pylist() == sql(catalog, rows).to_pylist(), view
 
 
 def test_quotations_in_excerpts_and_passages_of_others_go_and_other_ones_stay(folder: Path) -> None:
@@ -271,82 +229,21 @@ def test_quotations_in_excerpts_and_passages_of_others_go_and_other_ones_stay(fo
     assert sql(catalog.refresh(), excerpts).to_pylist() == [{**before, "excerpt": ""}]
 
 
-def test_a_text_that_is_ingested_again_stays_out_and_gives_the_rewritten_snapshot(after: Taken) -> None:
-    folder, catalog = after.folder, after.catalog
-    rewritten = catalog.snapshot("more")
-    assert again(catalog, folder) == rewritten, "the same files: what the takedown left of them, nothing runs"
-    (folder / "new.jsonl").write_text((folder / "more.jsonl").read_text())
-    step = Ingest(paths=(str(folder / "new.jsonl"),), url_column="url")
-    fresh = run(step, into="fresh", catalog=catalog, executor=HERE)
-    texts = [
-        row["text"]
-        for s in fresh.contents.shards
-        for row in read_table(catalog.store, s.tables["documents"], ["text"]).to_pylist()
-    ]
-    assert texts == ["", "A page of its own, which stays where it is."]
-    assert (fresh.contents.rows, fresh.contents.layers, fresh.contents.summary["taken_down"]) == (1, ("takedown",), 1)
-    unique = run(ExactDedup(), fresh, into="fresh-unique", catalog=catalog, executor=HERE)
-    assert unique.contents.rows == 1
-    assert verify(catalog).problems == ()
+def test_explain_tells_of_the_takedown(taken: Taken) -> None:
+    printed = invoke("explain", taken.document["id"], "--store", str(taken.folder / "store"))
+    assert "dropped by takedown: takedown 1" in printed
+    assert "the author asked" in printed
+    assert "models that may have seen it: base@1, tuned@1" in printed
 
 
-def test_the_rewritten_shards_are_those_that_ingesting_without_the_text_gives(after: Taken) -> None:
-    folder, catalog = after.folder, after.catalog
-    rewritten = catalog.snapshot("more").contents.shards[0].tables
-    shutil.rmtree(folder / "store" / "work", ignore_errors=True)
-    catalog.expire([each.ref for each in catalog.snapshots["more"]], reason="test")
-    ingested = again(catalog, folder).contents.shards[0].tables
-    for table in ("documents", "takedown"):
-        assert ingested[table].sha256 == rewritten[table].sha256
-
-
-def test_between_the_two_commits_nothing_runs_on_what_is_left_and_the_next_recipe_finishes(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store, catalog = folder / "store", Catalog.open(folder / "store")
-    document = secret(catalog)
-    raw = catalog.snapshot("more")
-
-    def killed(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("clusters.takedown.finish", killed)
-    result = CliRunner().invoke(app, ["takedown", "--id", document["id"], "--reason", "asked", "--store", str(store)])
-    assert result.exit_code != 0
-    assert [each.number for each in catalog.refresh().pending] == [1]
-    with pytest.raises(TamisError, match="takedown 1 is not finished"):
-        run(ExactDedup(), raw, into="unique", catalog=catalog, executor=HERE)
-    assert any("not finished" in problem for problem in verify(catalog).problems)
-    monkeypatch.undo()
-    invoke("step", "exact-dedup", "more@1", "--into", "unique", "--executor", "local", "--store", str(store))
-    made = catalog.refresh().snapshot("unique")
-    assert made.inputs == ("more@2",)
-    assert document["id"] not in _live_ids(catalog, made)
-    assert not catalog.pending
-
-
-def test_a_second_takedown_keeps_what_the_first_one_said(after: Taken) -> None:
-    folder, catalog, first = after.folder, after.catalog, after.document["id"]
-    assert "nothing to do" in take_down(folder, named=first)
-    second = secret(catalog.refresh())["id"]
-    assert second != first
-    take_down(folder, named=second)
-    found = sql(
-        catalog.refresh(), "SELECT DISTINCT id, reason FROM decisions WHERE rule = 'takedown' AND snapshot = 'target@3'"
-    )
-    assert {row["id"]: row["reason"] for row in found.to_pylist()} == {first: "takedown 1", second: "takedown 2"}
-    assert catalog.snapshot("target-train").version == 3
-    assert verify(catalog).problems == ()
-
-
-def test_a_dry_run_says_what_would_happen_and_changes_nothing(folder: Path) -> None:
-    catalog = Catalog.open(folder / "store")
-    printed = invoke("takedown", "--where", "host = 'example.org'", "--dry-run", "--store", str(folder / "store"))
+def test_a_dry_run_says_what_would_happen_and_changes_nothing(made: Path) -> None:
+    catalog = Catalog.open(made / "store")
+    printed = invoke("takedown", "--where", "host = 'example.org'", "--dry-run", "--store", str(made / "store"))
     (count,) = sql(catalog, "SELECT count(DISTINCT id) AS n FROM documents WHERE host = 'example.org'")["n"].to_pylist()
     assert f"{count:,} documents would be taken down" in printed
     assert "pool@1" in printed
     assert "other@1" in printed
-    assert Catalog.open(folder / "store").sequence == catalog.sequence
+    assert Catalog.open(made / "store").sequence == catalog.sequence
 
 
 def test_conditions_may_use_the_view_and_the_text_without_leaving_either_on_record(folder: Path) -> None:
@@ -383,67 +280,6 @@ def test_a_request_that_can_not_be_met_is_refused_and_nothing_is_committed(
     assert Catalog.open(made / "store").sequence == catalog.sequence
 
 
-def test_a_commit_that_comes_while_shards_are_rewritten_is_rewritten_too(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from clusters import takedown
-
-    catalog = Catalog.open(folder / "store")
-    document = secret(catalog)
-    commit, raced = takedown.commit_rewrite, []
-
-    def after_another(*arguments: object, **settings: object):
-        if not raced:
-            other = Catalog.open(folder / "store")
-            tainted = other.snapshot("target")
-            raced.append(other.commit("late", tainted.contents, other.runs[tainted.run], inputs=[tainted]))
-        return commit(*arguments, **settings)
-
-    monkeypatch.setattr(takedown, "commit_rewrite", after_another)
-    take_down(folder, named=document["id"])
-    assert raced
-    late = catalog.refresh().snapshot("late")
-    assert (late.ref, document["id"] in _live_ids(catalog, late)) == ("late@2", False)
-
-
-def test_a_run_whose_input_was_taken_down_meanwhile_commits_no_text(after: Taken) -> None:
-    catalog, before = after.catalog, after.before.snapshot("target")
-    with pytest.raises(TamisError, match="expired while the run went on"):
-        catalog.commit("slow", before.contents, catalog.runs[before.run], inputs=[before])
-    with pytest.raises(TamisError, match="was taken down while it was read"):
-        catalog.commit("slow", before.contents, catalog.runs[before.run])
-
-
 def test_nothing_pending_is_nothing_to_finish(made: Path) -> None:
     assert "nothing to do" in invoke("takedown", "--finish", "--store", str(made / "store"))
     assert finish(Catalog.open(made / "store"), HERE, Console(quiet=True)) is None
-
-
-def test_duplicates_are_decided_again_and_documents_added_after_a_takedown(after: Taken) -> None:
-    folder, catalog = after.folder, after.catalog  # the document is in `more`, not in the pool
-    store = str(folder / "store")
-    kept = sql(catalog, "SELECT id FROM documents_parquet WHERE source_id = 'kept'")["id"][0].as_py()
-    invoke("dedup", "more", "--against", "pool-dedup", "--into", "grown", "--executor", "local", "--store", store)
-    grown = catalog.refresh().snapshot("grown")
-    assert (grown.contents.layers[0], grown.contents.rows) == (
-        "takedown",
-        catalog.snapshot("pool-dedup").contents.rows + 1,
-    )
-    take_down(folder, named=kept)  # in the pool; `near` was dropped in its favour
-    decided = catalog.refresh().snapshot("pool-dedup")
-    assert decided.contents.layers == ("takedown", "exact", "near-duplicate")
-    invoke("dedup", "pool-dedup", "--into", "again", "--executor", "local", "--store", store)
-    again = _live_ids(catalog, catalog.refresh().snapshot("again"))
-    near = sql(catalog, "SELECT id FROM documents_parquet WHERE source_id = 'near'")["id"][0].as_py()
-    assert near not in _live_ids(catalog, decided), "a rewrite takes no decision"
-    assert near in again, "nothing that is left resembles it"
-    assert kept not in again
-    assert catalog.computed_by(decided).step == "fuzzy-dedup"
-    assert verify(catalog).problems == ()
-
-
-def test_explain_tells_of_the_takedown(taken: Taken) -> None:
-    printed = invoke("explain", taken.document["id"], "--store", str(taken.folder / "store"))
-    assert "dropped by takedown: takedown 1" in printed
-    assert "the author asked" in printed
-    assert "models that may have seen it: base@1, tuned@1" in printed

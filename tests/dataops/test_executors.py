@@ -16,6 +16,7 @@ from catalog.run import Executor, Receipt, Task, TaskFunction, run
 from catalog.snapshot import Snapshot
 from catalog.store import Store
 from dataops.cells import FitCells
+from dataops.datasets import to_ray
 from dataops.exact import ExactDedup
 from dataops.executors import DATASET_FROM_GROUPS, MOST_TOGETHER, RAY_FROM_BYTES, LocalExecutor, RayExecutor, executor
 from dataops.fuzzy import FuzzyDedup
@@ -174,3 +175,11 @@ def test_a_stage_of_many_tasks_is_a_ray_dataset_and_answers_each_once(tmp_path: 
 def test_the_error_of_a_task_on_ray_is_the_error_of_the_stage(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"^shard 2 is not what it should be$"):
         list(RayExecutor(workers=2).map(refuse, Store(tmp_path), [{"number": i} for i in range(5)]))
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_here")
+def test_a_ray_dataset_has_the_documents_of_the_snapshot(truth: list[Snapshot]) -> None:
+    documents = truth[1].documents(["id", "text"])
+    rows = to_ray(documents).take_all()
+    assert sorted(rows, key=lambda row: row["id"]) == documents.to_arrow().sort_by("id").to_pylist()
