@@ -27,7 +27,7 @@ from catalog.store import Store
 
 KINDS = ("local", "ray", "auto")
 RAY_FROM_BYTES = 512 << 20
-TURNS, MOST_TOGETHER = 8, 4  # Ray tasks a worker gets in a stage, and how many of ours one holds to come down to that
+TURNS, MOST_TOGETHER = 32, 4  # Ray tasks a worker gets in a stage, and how many of ours one holds to come down to it
 DATASET_FROM_GROUPS = 64  # Ray tasks from which a stage is a Ray Dataset
 OBJECT_STORE_BYTES = 256 << 20  # it holds shard references and receipts, never shards
 
