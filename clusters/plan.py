@@ -23,6 +23,7 @@ from clusters.recipes import Recipe, Stated, override
 from clusters.runner import run_recipe
 from clusters.specialize import MODELS, Plan, recipe_for
 from training.config import smallest
+from training.forecast import doublings_of
 
 LAST = "target-packs"  # of the main job's recipe: what the proxies learn from is made
 SHARES = (8, 4, 2)  # planned tokens per token of each proxy
@@ -41,11 +42,16 @@ class Proxies:
 
 
 def proxies_for(plan: Plan, planned: Stated, *, tokens: Sequence[int], params: int | None) -> Proxies:
-    """The proxies asked for; by default a quarter of the parameters, or the smallest shape of this vocabulary."""
-    wanted = int(planned.settings["params"])
+    """The proxies asked for; by default a quarter of the parameters, or the smallest shape of this vocabulary.
+
+    Raises UsageError for proxies that are not smaller than the planned run.
+    """
+    size = {name: int(planned.settings[name]) for name in ("tokens", "params")}
     least = smallest(vocab_size=plan.vocab_size, context=plan.context).num_parameters
-    by_share = sorted({max(1, int(planned.settings["tokens"]) // share) for share in SHARES})
-    return Proxies(tokens=tuple(tokens or by_share), params=params or max(wanted // 4, least))
+    by_share = sorted({max(1, size["tokens"] // share) for share in SHARES})
+    proxies = Proxies(tokens=tuple(tokens or by_share), params=params or max(size["params"] // 4, least))
+    doublings_of([(each, proxies.params) for each in proxies.tokens], **size)
+    return proxies
 
 
 def plan_recipe(recipe: Recipe, proxies: Proxies) -> Recipe:

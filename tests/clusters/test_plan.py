@@ -203,6 +203,8 @@ def test_proxies_are_the_planned_runs_but_for_their_size() -> None:
     assert (tuned.tokens, tuned.seed) == (100_000, 5)  # type: ignore[attr-defined]
     assert (steps["forecast"][1].tokens, steps["forecast"][1].params) == (1_600_000, 8_000_000)  # type: ignore[attr-defined]
     assert "export" not in steps
+    with pytest.raises(UsageError, match="3,200,000 tokens and 8,000,000 parameters takes no less compute than the pl"):
+        proxies_for(plan, planned_run(recipe), tokens=(3_200_000,), params=8_000_000)
     with pytest.raises(UsageError, match=r"proxies of \[8, 4\] tokens"):
         Proxies(tokens=(8, 4), params=1)
 
