@@ -17,11 +17,11 @@ from catalog.errors import TamisError, UsageError
 from catalog.snapshot import Snapshot
 from clusters.advice import too_small, uncovered
 from clusters.console import Console
-from clusters.plan_report import outside, report_of, tuning
+from clusters.plan_report import outside, report_of
 from clusters.plan_screen import plan_screen
 from clusters.recipes import Recipe, Stated, override
 from clusters.runner import run_recipe
-from clusters.specialize import MODELS, Plan, recipe_for
+from clusters.specialize import MODELS, Plan, recipe_for, tuning_tokens
 from training.config import smallest
 from training.forecast import doublings_of
 
@@ -65,7 +65,9 @@ def plan_recipe(recipe: Recipe, proxies: Proxies) -> Recipe:
         names = {name: f"proxy-{name}-{number}" for name in MODELS}
         size = {"tokens": tokens, "params": proxies.params}
         before += [_smaller(entries[name], names[name], **size) for name in MODELS]
-        tuned = [_smaller(entries[f"{name}-tuned"], f"{names[name]}-tuned", tokens=tuning(tokens)) for name in MODELS]
+        tuned = [
+            _smaller(entries[f"{name}-tuned"], f"{names[name]}-tuned", tokens=tuning_tokens(tokens)) for name in MODELS
+        ]
         after += [
             dataclasses.replace(entry, inputs=(*entry.inputs[:2], names[name]))
             for entry, name in zip(tuned, MODELS, strict=True)

@@ -15,7 +15,7 @@ from catalog.snapshot import Snapshot
 from catalog.tables import read_table
 from clusters.advice import Advice, Budget, Evidence, recommend, without_gain
 from clusters.recipes import Stated, make_step
-from clusters.specialize import MOST_EXPERTS, TUNING_SHARE
+from clusters.specialize import MOST_EXPERTS, tuning_tokens
 from dataops.kernels.histogram import effective_cells
 from training.config import TrainConfig, sized
 from training.forecast import Prediction
@@ -139,7 +139,7 @@ def routes_of(packs: Snapshot, planned: Pretrain, *, max_params: int | None) -> 
         small=sized(planned.params, **shape),
         large=sized(larger, **shape),
         tokens=planned.tokens,
-        tuning_tokens=tuning(planned.tokens),
+        tuning_tokens=tuning_tokens(planned.tokens),
         experts=MOST_EXPERTS,
         cells=len(summary["rows_per_cell"]),
         banks=planned.banks,
@@ -192,8 +192,3 @@ def _leaks(catalog: Catalog, clean: Snapshot) -> tuple[int, int]:
         [NEAR, clean.ref],
     ).to_pylist()
     return rows[0]["leaked"], rows[0]["near"]
-
-
-def tuning(tokens: int) -> int:
-    """Fine-tuning tokens of the main job after so many of pretraining."""
-    return max(1, tokens // TUNING_SHARE)
