@@ -11,6 +11,8 @@ from clusters.origins import Origins, curation, last_made_by, origins_of, settin
 from clusters.recipes import Recipe, Stated, stated
 
 CHAMPION = "-champion"
+BLIND = 0.25  # above chance: where a shift so large could be chance, the screen says so
+MUCH_OUTSIDE = 0.1  # share of new windows further out than 99% of the pool's, from which on the pool is to blame
 ADVICE = {
     "retrain": "Retrain: `tamis refresh {model} --add {paths} --out DIR`",
     "watch": "Do not retrain yet: the text changed, by less than a large band, and the model predicts it as well",
@@ -85,7 +87,7 @@ def held_out_text(made_with: Origins, base: str) -> tuple[str, list[Stated]]:
 def drift_screen(found: Mapping[str, Any], *, model: str, paths: Sequence[str]) -> str:
     """The measures, each beside what chance makes of it, and what follows."""
     known = f" ({found['known_documents']:,} more are in the target already)" if found["known_documents"] else ""
-    limit, cells = found["psi_limit"] - found["psi_expected"], f"PSI over {found['cells']} cells"
+    seen_from, cells = found["psi_limit"] - found["psi_expected"], f"PSI over {found['cells']} cells"
     lines = [
         f"{found['documents']:,} new documents{known} against {found['target_documents']:,} of the target of {model}",
         "",
@@ -102,8 +104,8 @@ def drift_screen(found: Mapping[str, Any], *, model: str, paths: Sequence[str]) 
         "",
         *(f"  {reason}" for reason in found["reasons"]),
     ]
-    if limit > 0.25 and found["verdict"] != "retrain":
-        lines.append(f"  so few documents: a shift below {limit:.2f} above chance could not be told from chance")
-    if found["outside_low"] > 0 and found["outside"] > 0.1:
+    if seen_from > BLIND and found["verdict"] != "retrain":
+        lines.append(f"  so few documents: a shift below {seen_from:.2f} above chance could not be told from chance")
+    if found["outside_low"] > 0 and found["outside"] > MUCH_OUTSIDE:
         lines.append("  much of it is like nothing in the pool: retraining needs pool text that is, `--pool PATH`")
     return "\n".join([*lines, "", ADVICE[found["verdict"]].format(model=model, paths=" ".join(paths))])

@@ -94,9 +94,7 @@ def report_of(
     packs, forecast = made["generic-packs"], made["forecast"]
     stages = {name: Prediction(**forecast.contents.summary[name]) for name in ("before", "after")}
     routes = routes_of(packs, settings, max_params=max_params)
-    small = sized(settings.params, vocab_size=packs.contents.summary["vocab_size"], context=_context(packs))
-    train = TrainConfig(tokens=1, batch_rows=settings.batch_rows, micro_batch_rows=settings.micro_batch_rows)
-    speed = measure(pack_paths(catalog.store, packs), small, train=train, threads=settings.threads)
+    speed = _speed(catalog, packs, settings)
     selection = selection_of(catalog, made)
     evidence = Evidence(
         **stages,
@@ -132,8 +130,7 @@ def routes_of(packs: Snapshot, planned: Pretrain, *, max_params: int | None) -> 
 
     The larger model is as large as may be served, or, where that is not larger, as large as the paper's.
     """
-    summary = packs.contents.summary
-    shape = {"vocab_size": summary["vocab_size"], "context": summary["context"]}
+    shape = _shape(packs)
     larger = max_params if max_params and max_params > planned.params else LARGER * planned.params
     return Routes(
         small=sized(planned.params, **shape),
@@ -141,7 +138,7 @@ def routes_of(packs: Snapshot, planned: Pretrain, *, max_params: int | None) -> 
         tokens=planned.tokens,
         tuning_tokens=tuning_tokens(planned.tokens),
         experts=MOST_EXPERTS,
-        cells=len(summary["rows_per_cell"]),
+        cells=len(packs.contents.summary["rows_per_cell"]),
         banks=planned.banks,
         micro_batch_rows=planned.micro_batch_rows,
         lora_rank=LORA_RANK,
@@ -171,8 +168,16 @@ def outside(made: Mapping[str, Snapshot]) -> float:
     return 1.0 - float(made["mixture"].contents.summary["coverage"])
 
 
-def _context(packs: Snapshot) -> int:
-    return int(packs.contents.summary["context"])
+def _shape(packs: Snapshot) -> dict[str, int]:
+    """What packs fix of the models that read them."""
+    return {name: int(packs.contents.summary[name]) for name in ("vocab_size", "context")}
+
+
+def _speed(catalog: Catalog, packs: Snapshot, planned: Pretrain) -> Speed:
+    """How fast this machine trains a model of the planned size on these packs."""
+    train = TrainConfig(tokens=1, batch_rows=planned.batch_rows, micro_batch_rows=planned.micro_batch_rows)
+    model = sized(planned.params, **_shape(packs))
+    return measure(pack_paths(catalog.store, packs), model, train=train, threads=planned.threads)
 
 
 def _side(catalog: Catalog, tokenized: Snapshot) -> Side:
