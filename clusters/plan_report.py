@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from catalog.catalog import Catalog
 from catalog.lineage import Loss, waterfall
-from catalog.query import sql
 from catalog.snapshot import Snapshot
+from catalog.store import Store
 from catalog.tables import read_table
 from clusters.advice import Advice, Budget, Evidence, recommend, without_gain
 from clusters.recipes import Stated, make_step
@@ -103,7 +105,7 @@ def report_of(
     )
     flops = float("inf") if hours is None else hours * 3600 * speed.flops_per_second
     budget = Budget(max_params=max_params or settings.params, tasks=tasks, flops=flops)
-    leaked, near = _leaks(catalog, made["clean"])
+    leaked, near = leaks_of(catalog.store, made["clean"])
     return Report(
         tokens=settings.tokens,
         params=settings.params,
@@ -188,12 +190,13 @@ def _side(catalog: Catalog, tokenized: Snapshot) -> Side:
     )
 
 
-def _leaks(catalog: Catalog, clean: Snapshot) -> tuple[int, int]:
-    """Pool documents that went because they hold text of the target, and how many of them were nearly copies of it."""
-    rows = sql(
-        catalog,
-        "SELECT count(*) AS leaked, count(*) FILTER (similarity >= ?) AS near FROM decisions "
-        "WHERE snapshot = ? AND rule = 'contaminated'",
-        [NEAR, clean.ref],
-    ).to_pylist()
-    return rows[0]["leaked"], rows[0]["near"]
+def leaks_of(store: Store, clean: Snapshot) -> tuple[int, int]:
+    """Pool documents that went because they hold text of the target, and how many of them were nearly copies of it.
+
+    Counted from the decisions themselves: the view `decisions` has them under the first snapshot with equal ones only.
+    """
+    layer = clean.contents.layers[-1]
+    tables = [read_table(store, shard.tables[layer], ["kept", "similarity"]) for shard in clean.contents.shards]
+    decided = pa.concat_tables(tables)
+    gone = decided.filter(pc.invert(decided["kept"]))
+    return len(gone), len(gone.filter(pc.greater_equal(gone["similarity"], NEAR)))

@@ -19,7 +19,7 @@ from catalog.query import sql
 from catalog.snapshot import Snapshot
 from clusters.console import Console
 from clusters.plan import SHARES, Proxies, check, plan_now, plan_recipe, proxies_for
-from clusters.plan_report import Report, report_of
+from clusters.plan_report import Report, leaks_of, report_of
 from clusters.plan_screen import forecast_of, plan_screen, prediction_lines
 from clusters.recipes import Recipe, override, validate
 from clusters.runner import run_recipe
@@ -114,6 +114,11 @@ def test_the_report_counts_what_was_planted(planned: Planned) -> None:
     assert [row["tokens"] for row in report.pairs] == [1024, 2048, 4000] * 2
     assert {route.name for route in report.routes} >= {"slm", "slm-is", "slm-pn", "slm-mix", "llm-lora", "slm-d"}
     assert report.speed.flops_per_second > 0
+
+
+def test_leaks_are_counted_where_an_older_snapshot_took_the_same_decisions(planned: Planned) -> None:
+    later = dataclasses.replace(planned.made["clean"], name="clean-again")
+    assert leaks_of(Catalog.open(planned.store).store, later) == (1, 1)
 
 
 def test_measured_gains_are_those_of_the_evaluation_and_can_be_asked_in_sql(planned: Planned) -> None:
