@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from catalog.catalog import Catalog
@@ -68,7 +69,7 @@ def third_from_two(catalog: Catalog) -> list[str]:
     scores = read_table(catalog.store, catalog.snapshot("proxy-scores").artifact("scores")).sort_by("id")
 
     def column(name: str, model: str) -> np.ndarray:
-        return scores.filter(pa.compute.equal(scores["model"], model))[name].to_numpy().astype(np.float64)
+        return scores.filter(pc.equal(scores["model"], model))[name].to_numpy().astype(np.float64)
 
     lines, settings = [], Forecast(tokens=1, params=1)
     models = [catalog.snapshot(f"proxy-generic-{number}").contents.summary["tokens"] for number in (1, 2, 3)]

@@ -20,7 +20,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import replace
 from pathlib import Path
 
-from reproduce_rows import METHODS, Row, Table, rows
+from reproduce_rows import METHODS, STEP_TOKENS, Row, Table, rows
 from reproduce_table import print_tables, write_plots
 from reproduce_text import CORPORA, TARGETS, Bench, curated
 
@@ -60,9 +60,9 @@ def make_rows(table: Table, wanted: list[Row], *, hours: float, processes: int) 
 
 
 def next_row(waiting: list[Row], running: list[Row]) -> Row:
-    """The first row that needs no shared model which a running row may be making, else the first."""
-    busy = {row.method for row in running}
-    return next((row for row in waiting if row.method not in busy), waiting[0])
+    """The first row that shares no model with a running row, which may be making it, else the first."""
+    busy = set().union(*(row.shares for row in running))
+    return next((row for row in waiting if not row.shares & busy), waiting[0])
 
 
 def main() -> None:
@@ -88,7 +88,7 @@ def main() -> None:
         return
     if not CORPORA.exists():
         sys.exit(f"{CORPORA} is not there: this table needs the text that lies beside the checkout")
-    tokens = options.steps * 16 * 256
+    tokens = options.steps * STEP_TOKENS
     pools, targets = curated(bench, tokens=tokens)
     table = Table(bench=bench, pools=pools, targets=targets, tokens=tokens, params=options.params)
     make_rows(table, wanted, hours=options.hours, processes=options.processes)

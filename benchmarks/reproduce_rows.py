@@ -1,8 +1,8 @@
 """What the rows of the reproduction are: each a model pretrained in its way, served, fine-tuned and scored.
 
-Every pretraining stream has the same number of tokens; a row whose step costs more also exists with as many tokens as
-equal FLOPs allow. What does not depend on the target is made once for its pool, and every step is a snapshot of the
-catalog, so an interrupted table continues and no part of it is computed twice.
+Every pretraining stream has the same number of tokens, whatever a token of it costs. What does not depend on the
+target is made once for its pool, and every step is a snapshot of the catalog, so an interrupted table continues and no
+part of it is computed twice.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from training.compare import Evaluate
 from training.expert import Project
 from training.steps import Finetune, Pretrain
 
-STEP_TOKENS = 16 * CONTEXT
+STEP_TOKENS = 16 * CONTEXT  # of an optimiser step
 LARGER = 5  # times the parameters: the upper bound
 EXPERTS, MIXED, BANKS = 32, 16, 8  # of projected networks and soups; of mixtures; matrices summed from
 EPOCHS = {"1:1000": 40, "1:100": 12, "1:30": 8}  # of fine-tuning, at most: validation stops it
@@ -69,6 +69,12 @@ class Row:
     def name(self) -> str:
         """Of the fine-tuned model's snapshot, and the start of all others of this row."""
         return f"{self.target}-{label(self.size)}-{self.method}-{self.seed}"
+
+    @property
+    def shares(self) -> set[str]:
+        """The methods whose snapshots it may need too."""
+        teacher = {"large"} if self.method == "distilled" else set()
+        return {self.method, TUNED_OTHERWISE.get(self.method, self.method)} | teacher
 
     @property
     def scores(self) -> str:

@@ -111,9 +111,8 @@ def _print_size(results: Results, size: str, targets: Sequence[str], methods: Se
 def _cell(results: Results, own: Sequence[Row], target: str) -> str:
     parts = []
     for when in (BEFORE, AFTER):
-        found = [
-            results[row, when].bits_per_byte for row in set(own) if row.target == target and (row, when) in results
-        ]
+        scored = [results[row, when] for row in dict.fromkeys(own) if row.target == target and (row, when) in results]
+        found = [each.bits_per_byte for each in scored]
         parts.append(f"{np.mean(found):.3f}" if found else "")
     return " / ".join(parts).strip(" /")
 

@@ -82,11 +82,13 @@ def _published_rows(catalog: Catalog, snapshot: Snapshot, manifest: FileRef) -> 
             found = connection.execute(LISTED, [manifest.sha256]).fetchall()
     except duckdb.Error:
         return None
+    if not found:
+        return None
     rows: list[tuple[object, ...]] = [(None,) * len(FILES.names)] * len(snapshot.contents.shards)
     for shard, *values in found:
         rows[shard] = tuple(values)
     columns = [pa.array([row[i] for row in rows], field.type) for i, field in enumerate(FILES)]
-    return pa.table(columns, schema=FILES) if found else None
+    return pa.table(columns, schema=FILES)
 
 
 def _live_documents(store: Store, tables: dict[str, FileRef], snapshot: Snapshot) -> int:

@@ -8,9 +8,11 @@ from typing import Any
 from catalog.catalog import Catalog
 from catalog.snapshot import Snapshot
 from clusters.origins import Origins, curation, last_made_by, origins_of, settings_of
-from clusters.recipes import Recipe, Stated
+from clusters.recipes import Recipe, Stated, stated
 
 CHAMPION = "-champion"
+BLIND = 0.25  # above chance: where a shift so large could be chance, the screen says so
+MUCH_OUTSIDE = 0.1  # share of new windows further out than 99% of the pool's, from which on the pool is to blame
 ADVICE = {
     "retrain": "Retrain: `tamis refresh {model} --add {paths} --out DIR`",
     "watch": "Do not retrain yet: the text changed, by less than a large band, and the model predicts it as well",
@@ -40,16 +42,16 @@ def drift_recipe(catalog: Catalog, reference: str, paths: Sequence[str]) -> Reci
         entries.append(next_entry(entries, f"{base}-new-{step.step}", step.step, *step.inputs, **settings))
     entries += [
         next_entry(entries, f"{base}-new-tokens", "tokenize", made_with.tokenizer.ref),
-        _entry(f"{base}-new-cells", "assign-cells", f"{base}-new-tokens", made_with.fitted.ref),
-        _entry(f"{base}-new-scores", "evaluate", f"{base}-new-cells", made_with.model.ref),
+        stated(f"{base}-new-cells", "assign-cells", f"{base}-new-tokens", made_with.fitted.ref),
+        stated(f"{base}-new-scores", "evaluate", f"{base}-new-cells", made_with.model.ref),
     ]
     held_out, joined = held_out_text(made_with, base)
     entries += joined
     return Recipe(
         entries=(
             *entries,
-            _entry(f"{base}-held-out-scores", "evaluate", held_out, made_with.model.ref),
-            _entry(
+            stated(f"{base}-held-out-scores", "evaluate", held_out, made_with.model.ref),
+            stated(
                 f"{base}-drift",
                 "measure-drift",
                 f"{base}-new-cells",
@@ -66,12 +68,12 @@ def reading(catalog: Catalog, text: Snapshot, name: str, paths: Sequence[str]) -
     """Ingestion of files as those of `text` were read."""
     before = settings_of(catalog, last_made_by(catalog, text, "ingest"))
     before = {name: value for name, value in before.items() if name != "source" and value is not None}
-    return [_entry(name, "ingest", paths=list(paths), **before)]
+    return [stated(name, "ingest", paths=list(paths), **before)]
 
 
 def next_entry(entries: Sequence[Stated], name: str, step: str, *others: str, **settings: Any) -> Stated:
     """An entry that reads the last one."""
-    return Stated(name=name, step=step, inputs=(entries[-1].name, *others), settings=settings)
+    return stated(name, step, entries[-1].name, *others, **settings)
 
 
 def held_out_text(made_with: Origins, base: str) -> tuple[str, list[Stated]]:
@@ -79,17 +81,13 @@ def held_out_text(made_with: Origins, base: str) -> tuple[str, list[Stated]]:
     refs = [each.ref for each in made_with.held_out]
     if len(refs) == 1:
         return refs[0], []
-    return f"{base}-held-out", [_entry(f"{base}-held-out", "join", *refs)]
-
-
-def _entry(name: str, step: str, *inputs: str, **settings: Any) -> Stated:
-    return Stated(name=name, step=step, inputs=inputs, settings=settings)
+    return f"{base}-held-out", [stated(f"{base}-held-out", "join", *refs)]
 
 
 def drift_screen(found: Mapping[str, Any], *, model: str, paths: Sequence[str]) -> str:
     """The measures, each beside what chance makes of it, and what follows."""
     known = f" ({found['known_documents']:,} more are in the target already)" if found["known_documents"] else ""
-    limit, cells = found["psi_limit"] - found["psi_expected"], f"PSI over {found['cells']} cells"
+    seen_from, cells = found["psi_limit"] - found["psi_expected"], f"PSI over {found['cells']} cells"
     lines = [
         f"{found['documents']:,} new documents{known} against {found['target_documents']:,} of the target of {model}",
         "",
@@ -106,8 +104,8 @@ def drift_screen(found: Mapping[str, Any], *, model: str, paths: Sequence[str]) 
         "",
         *(f"  {reason}" for reason in found["reasons"]),
     ]
-    if limit > 0.25 and found["verdict"] != "retrain":
-        lines.append(f"  so few documents: a shift below {limit:.2f} above chance could not be told from chance")
-    if found["outside_low"] > 0 and found["outside"] > 0.1:
+    if seen_from > BLIND and found["verdict"] != "retrain":
+        lines.append(f"  so few documents: a shift below {seen_from:.2f} above chance could not be told from chance")
+    if found["outside_low"] > 0 and found["outside"] > MUCH_OUTSIDE:
         lines.append("  much of it is like nothing in the pool: retraining needs pool text that is, `--pool PATH`")
     return "\n".join([*lines, "", ADVICE[found["verdict"]].format(model=model, paths=" ".join(paths))])

@@ -16,11 +16,12 @@ from catalog.snapshot import Snapshot
 from catalog.takedown import RULE
 from clusters.recipes import Stated
 
+WEIGHING = ("weigh", "weigh-two-stage", "weigh-ngrams", "weigh-cross-entropy", "weigh-classifier")
 # To find the target: from what a step made, the input that leads to it.
 TOWARDS = {
     **dict.fromkeys(("finetune", "pretrain", "pack", "blend", "combine"), 0),
     **dict.fromkeys(("project", "resample", "remix"), 1),
-    **dict.fromkeys(("weigh", "weigh-two-stage", "weigh-ngrams", "weigh-cross-entropy", "weigh-classifier"), 1),
+    **dict.fromkeys(WEIGHING, 1),
 }
 # Of a text's steps those that judge a document by itself or among its like: new text goes through them too.
 CURATING = ("exact-dedup", "fuzzy-dedup", "quality-filter", "classify")
@@ -29,7 +30,11 @@ NEWEST = {"append": 1, "join": -1}  # the input that came last; of other steps t
 
 @dataclass(frozen=True, kw_only=True)
 class Origins:
-    """What `model` was made with. `held_out` are documents of the target that no training saw, not even to stop."""
+    """What `model` was made with.
+
+    `pool` is that of its mixture; without one, where its cells were fitted. `held_out` are documents of the target that
+    no training saw, not even to stop; where it was never evaluated on such text, the validation documents.
+    """
 
     model: Snapshot
     target: Snapshot
@@ -52,7 +57,7 @@ def origins_of(catalog: Catalog, reference: str) -> Origins:
         raise UsageError(f"{model.ref}: its target {target.ref} was put into cells by no `assign-cells`")
     fitted = inputs_of(catalog, fits[0])[1]
     tokenized = last_made_by(catalog, fits[0], "tokenize")
-    mixed = [each for each in behind if made_by(catalog, each).startswith("weigh")]
+    mixed = [each for each in behind if made_by(catalog, each) in WEIGHING]
     tuned = [each for each in behind if made_by(catalog, each) == "finetune"]
     if not tuned:
         raise UsageError(f"{model.ref} was never fine-tuned, so no validation text of its target is known: finetune it")
@@ -137,15 +142,12 @@ def _behind(catalog: Catalog, model: Snapshot) -> Iterator[Snapshot]:
 def _target(catalog: Catalog, model: Snapshot) -> Snapshot:
     """The documents in cells that a model was turned towards."""
     node = model
-    while node.contents.kind != "documents" or made_by(catalog, node) in TOWARDS:
-        verb = made_by(catalog, node)
-        if verb not in TOWARDS:
-            break
+    while (verb := made_by(catalog, node)) in TOWARDS:
         node = inputs_of(catalog, node)[TOWARDS[verb]]
-    if node.contents.kind != "documents" or made_by(catalog, node) == "fit-cells":
+    if node.contents.kind != "documents" or verb == "fit-cells":
         raise UsageError(
-            f"{model.ref} was not made for a target: its lineage ends at {node.ref}, which {made_by(catalog, node)} "
-            "made; expected a model that learned from packs of a target or by a mixture"
+            f"{model.ref} was not made for a target: its lineage ends at {node.ref}, which {verb} made; expected a "
+            "model that learned from packs of a target or by a mixture"
         )
     return node.require("documents", "tokens", "cells")
 

@@ -17,12 +17,13 @@ from catalog.errors import TamisError, UsageError
 from catalog.snapshot import Snapshot
 from clusters.advice import too_small, uncovered
 from clusters.console import Console
-from clusters.plan_report import outside, report_of, tuning
+from clusters.plan_report import outside, report_of
 from clusters.plan_screen import plan_screen
 from clusters.recipes import Recipe, Stated, override
 from clusters.runner import run_recipe
-from clusters.specialize import MODELS, Plan, recipe_for
+from clusters.specialize import MODELS, Plan, recipe_for, tuning_tokens
 from training.config import smallest
+from training.forecast import doublings_of
 
 LAST = "target-packs"  # of the main job's recipe: what the proxies learn from is made
 SHARES = (8, 4, 2)  # planned tokens per token of each proxy
@@ -41,11 +42,16 @@ class Proxies:
 
 
 def proxies_for(plan: Plan, planned: Stated, *, tokens: Sequence[int], params: int | None) -> Proxies:
-    """The proxies asked for; by default a quarter of the parameters, or the smallest shape of this vocabulary."""
-    wanted = int(planned.settings["params"])
+    """The proxies asked for; by default a quarter of the parameters, or the smallest shape of this vocabulary.
+
+    Raises UsageError for proxies that are not smaller than the planned run.
+    """
+    size = {name: int(planned.settings[name]) for name in ("tokens", "params")}
     least = smallest(vocab_size=plan.vocab_size, context=plan.context).num_parameters
-    by_share = sorted({max(1, int(planned.settings["tokens"]) // share) for share in SHARES})
-    return Proxies(tokens=tuple(tokens or by_share), params=params or max(wanted // 4, least))
+    by_share = sorted({max(1, size["tokens"] // share) for share in SHARES})
+    proxies = Proxies(tokens=tuple(tokens or by_share), params=params or max(size["params"] // 4, least))
+    doublings_of([(each, proxies.params) for each in proxies.tokens], **size)
+    return proxies
 
 
 def plan_recipe(recipe: Recipe, proxies: Proxies) -> Recipe:
@@ -59,7 +65,9 @@ def plan_recipe(recipe: Recipe, proxies: Proxies) -> Recipe:
         names = {name: f"proxy-{name}-{number}" for name in MODELS}
         size = {"tokens": tokens, "params": proxies.params}
         before += [_smaller(entries[name], names[name], **size) for name in MODELS]
-        tuned = [_smaller(entries[f"{name}-tuned"], f"{names[name]}-tuned", tokens=tuning(tokens)) for name in MODELS]
+        tuned = [
+            _smaller(entries[f"{name}-tuned"], f"{names[name]}-tuned", tokens=tuning_tokens(tokens)) for name in MODELS
+        ]
         after += [
             dataclasses.replace(entry, inputs=(*entry.inputs[:2], names[name]))
             for entry, name in zip(tuned, MODELS, strict=True)

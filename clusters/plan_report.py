@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from catalog.catalog import Catalog
 from catalog.lineage import Loss, waterfall
-from catalog.query import sql
 from catalog.snapshot import Snapshot
+from catalog.store import Store
 from catalog.tables import read_table
 from clusters.advice import Advice, Budget, Evidence, recommend, without_gain
 from clusters.recipes import Stated, make_step
-from clusters.specialize import MOST_EXPERTS, TUNING_SHARE
+from clusters.specialize import MOST_EXPERTS, tuning_tokens
 from dataops.kernels.histogram import effective_cells
 from training.config import TrainConfig, sized
 from training.forecast import Prediction
@@ -94,9 +96,7 @@ def report_of(
     packs, forecast = made["generic-packs"], made["forecast"]
     stages = {name: Prediction(**forecast.contents.summary[name]) for name in ("before", "after")}
     routes = routes_of(packs, settings, max_params=max_params)
-    small = sized(settings.params, vocab_size=packs.contents.summary["vocab_size"], context=_context(packs))
-    train = TrainConfig(tokens=1, batch_rows=settings.batch_rows, micro_batch_rows=settings.micro_batch_rows)
-    speed = measure(pack_paths(catalog.store, packs), small, train=train, threads=settings.threads)
+    speed = _speed(catalog, packs, settings)
     selection = selection_of(catalog, made)
     evidence = Evidence(
         **stages,
@@ -105,7 +105,7 @@ def report_of(
     )
     flops = float("inf") if hours is None else hours * 3600 * speed.flops_per_second
     budget = Budget(max_params=max_params or settings.params, tasks=tasks, flops=flops)
-    leaked, near = _leaks(catalog, made["clean"])
+    leaked, near = leaks_of(catalog.store, made["clean"])
     return Report(
         tokens=settings.tokens,
         params=settings.params,
@@ -132,16 +132,15 @@ def routes_of(packs: Snapshot, planned: Pretrain, *, max_params: int | None) -> 
 
     The larger model is as large as may be served, or, where that is not larger, as large as the paper's.
     """
-    summary = packs.contents.summary
-    shape = {"vocab_size": summary["vocab_size"], "context": summary["context"]}
+    shape = _shape(packs)
     larger = max_params if max_params and max_params > planned.params else LARGER * planned.params
     return Routes(
         small=sized(planned.params, **shape),
         large=sized(larger, **shape),
         tokens=planned.tokens,
-        tuning_tokens=tuning(planned.tokens),
+        tuning_tokens=tuning_tokens(planned.tokens),
         experts=MOST_EXPERTS,
-        cells=len(summary["rows_per_cell"]),
+        cells=len(packs.contents.summary["rows_per_cell"]),
         banks=planned.banks,
         micro_batch_rows=planned.micro_batch_rows,
         lora_rank=LORA_RANK,
@@ -171,8 +170,16 @@ def outside(made: Mapping[str, Snapshot]) -> float:
     return 1.0 - float(made["mixture"].contents.summary["coverage"])
 
 
-def _context(packs: Snapshot) -> int:
-    return int(packs.contents.summary["context"])
+def _shape(packs: Snapshot) -> dict[str, int]:
+    """What packs fix of the models that read them."""
+    return {name: int(packs.contents.summary[name]) for name in ("vocab_size", "context")}
+
+
+def _speed(catalog: Catalog, packs: Snapshot, planned: Pretrain) -> Speed:
+    """How fast this machine trains a model of the planned size on these packs."""
+    train = TrainConfig(tokens=1, batch_rows=planned.batch_rows, micro_batch_rows=planned.micro_batch_rows)
+    model = sized(planned.params, **_shape(packs))
+    return measure(pack_paths(catalog.store, packs), model, train=train, threads=planned.threads)
 
 
 def _side(catalog: Catalog, tokenized: Snapshot) -> Side:
@@ -183,17 +190,13 @@ def _side(catalog: Catalog, tokenized: Snapshot) -> Side:
     )
 
 
-def _leaks(catalog: Catalog, clean: Snapshot) -> tuple[int, int]:
-    """Pool documents that went because they hold text of the target, and how many of them were nearly copies of it."""
-    rows = sql(
-        catalog,
-        "SELECT count(*) AS leaked, count(*) FILTER (similarity >= ?) AS near FROM decisions "
-        "WHERE snapshot = ? AND rule = 'contaminated'",
-        [NEAR, clean.ref],
-    ).to_pylist()
-    return rows[0]["leaked"], rows[0]["near"]
+def leaks_of(store: Store, clean: Snapshot) -> tuple[int, int]:
+    """Pool documents that went because they hold text of the target, and how many of them were nearly copies of it.
 
-
-def tuning(tokens: int) -> int:
-    """Fine-tuning tokens of the main job after so many of pretraining."""
-    return max(1, tokens // TUNING_SHARE)
+    Counted from the decisions themselves: the view `decisions` has them under the first snapshot with equal ones only.
+    """
+    layer = clean.contents.layers[-1]
+    tables = [read_table(store, shard.tables[layer], ["kept", "similarity"]) for shard in clean.contents.shards]
+    decided = pa.concat_tables(tables)
+    gone = decided.filter(pc.invert(decided["kept"]))
+    return len(gone), len(gone.filter(pc.greater_equal(gone["similarity"], NEAR)))

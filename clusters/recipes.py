@@ -37,6 +37,11 @@ class Stated:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+def stated(name: str, step: str, *inputs: str, **settings: Any) -> Stated:
+    """An entry in one line."""
+    return Stated(name=name, step=step, inputs=inputs, settings=settings)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Entries in the order they run. Raises UsageError for two of one name."""
@@ -76,10 +81,10 @@ def load(path: Path) -> Recipe:
         _check_keys(body, ("steps",), f"the recipe {path}")
     if not isinstance(body, dict) or not isinstance(body.get("steps"), list):
         raise BadInput(f"the recipe {path} has no list `steps`; `tamis specialize --print-recipe` writes an example")
-    return Recipe(entries=tuple(_stated(entry, path) for entry in body["steps"]))
+    return Recipe(entries=tuple(_read(entry, path) for entry in body["steps"]))
 
 
-def _stated(entry: Any, path: Path) -> Stated:
+def _read(entry: Any, path: Path) -> Stated:
     if isinstance(entry, dict):
         _check_keys(entry, ("name", "step", "from", "with"), f"{path}: the entry {entry.get('name', entry)!r}")
     if not isinstance(entry, dict) or not {"name", "step"} <= set(entry):

@@ -24,12 +24,14 @@ from catalog.snapshot import Snapshot
 from clusters.console import Console
 from clusters.drift import CHAMPION, base_name, held_out_text, next_entry, reading
 from clusters.origins import Origins, all_made_by, curation, inputs_of, last_made_by, origins_of, settings_of
-from clusters.recipes import Recipe, Stated, override
+from clusters.recipes import Recipe, Stated, override, stated
 from clusters.runner import run_recipe
 from clusters.specialize import write_export
 
 REPLAY = 0.3  # of the stream is pool text
 PARTS = {"train": (0.0, 0.7), "validation": (0.7, 0.8), "test": (0.8, 1.0)}  # of the new text
+# What is there stays. Text that comes again, like a whole folder with a few new files, is no sign of a broken step.
+JOINING = {"first_come": True, "max_drop_per_source": 1.0}
 SHAPED = ("tokens", "params", "expert", "lora_rank", "label_share")  # settings of fine-tuning that are not taken over
 
 
@@ -69,12 +71,12 @@ def _target(
     entries.append(next_entry(entries, f"{name}-pure", "decontaminate", *evaluation))
     entries.append(next_entry(entries, f"{name}-tokens", "tokenize", made_with.tokenizer.ref))
     for part, (start, stop) in PARTS.items():
-        entries.append(_entry(f"{name}-{part}", "split", f"{name}-tokens", start=start, stop=stop))
+        entries.append(stated(f"{name}-{part}", "split", f"{name}-tokens", start=start, stop=stop))
     return [
         *entries,
-        _entry(f"{name}-cells", "assign-cells", f"{name}-train", made_with.fitted.ref),
-        _entry(f"{base}-target", "join", made_with.target.ref, f"{name}-cells"),
-        _entry(f"{base}-validation", "join", made_with.validation.ref, f"{name}-validation"),
+        stated(f"{name}-cells", "assign-cells", f"{name}-train", made_with.fitted.ref),
+        stated(f"{base}-target", "join", made_with.target.ref, f"{name}-cells"),
+        stated(f"{base}-validation", "join", made_with.validation.ref, f"{name}-validation"),
     ]
 
 
@@ -90,9 +92,9 @@ def _pool(catalog: Catalog, made_with: Origins, base: str, new: Additions) -> li
             entries.append(next_entry(entries, f"{name}-pure", "decontaminate", *known))
         entries.append(next_entry(entries, f"{name}-tokens", "tokenize", made_with.tokenizer.ref))
         entries.append(next_entry(entries, f"{name}-cells", "assign-cells", made_with.fitted.ref))
-        entries.append(_entry(f"{base}-pool", "join", pool, f"{name}-cells"))
+        entries.append(stated(f"{base}-pool", "join", pool, f"{name}-cells"))
         pool = f"{base}-pool"
-    return [*entries, _entry(f"{base}-pool-pure", "decontaminate", pool, f"{base}-added-tokens")]
+    return [*entries, stated(f"{base}-pool-pure", "decontaminate", pool, f"{base}-added-tokens")]
 
 
 def _newcomers(catalog: Catalog, text: Snapshot, name: str, paths: Sequence[str]) -> list[Stated]:
@@ -106,24 +108,20 @@ def _newcomers(catalog: Catalog, text: Snapshot, name: str, paths: Sequence[str]
     for step in steps[:first]:
         entries.append(next_entry(entries, f"{name}-{step.step}", step.step, *step.inputs, **step.settings))
     entries += [
-        _entry(f"{name}-all", "append", old.ref, entries[-1].name),
-        _entry(f"{name}-unique", "exact-dedup", f"{name}-all", first_come=True),
-        _entry(f"{name}-dedup", "fuzzy-dedup", f"{name}-unique", **{**steps[last].settings, **_JOINING}),
-        _entry(f"{name}-only", "newcomers", f"{name}-dedup", old.ref),
+        stated(f"{name}-all", "append", old.ref, entries[-1].name),
+        stated(f"{name}-unique", "exact-dedup", f"{name}-all", first_come=True),
+        stated(f"{name}-dedup", "fuzzy-dedup", f"{name}-unique", **{**steps[last].settings, **JOINING}),
+        stated(f"{name}-only", "newcomers", f"{name}-dedup", old.ref),
     ]
     for step in steps[last + 1 :]:
         entries.append(next_entry(entries, f"{name}-{step.step}", step.step, *step.inputs, **step.settings))
     return entries
 
 
-# What is there stays. Text that comes again, like a whole folder with a few new files, is no sign of a broken step.
-_JOINING = {"first_come": True, "max_drop_per_source": 1.0}
-
-
 def _training(catalog: Catalog, made_with: Origins, base: str, new: Additions, *, held_out: str) -> list[Stated]:
     """Mixture, packs, the challenger, both models' scores, and the gate."""
     before = settings_of(catalog, made_with.tuned)
-    tokens = new.tokens or before["tokens"]
+    tokens = before["tokens"] if new.tokens is None else new.tokens
     budget = max(1, round(REPLAY * tokens))
     context = inputs_of(catalog, made_with.tuned)[0].contents.summary["context"]
     tuning = {name: value for name, value in before.items() if name not in SHAPED}
@@ -132,7 +130,7 @@ def _training(catalog: Catalog, made_with: Origins, base: str, new: Additions, *
     feedback, votes = _feedback(made_with, base, new)
     return [
         *feedback,
-        _entry(
+        stated(
             f"{base}-mixture",
             "weigh",
             f"{base}-pool-pure",
@@ -140,14 +138,14 @@ def _training(catalog: Catalog, made_with: Origins, base: str, new: Additions, *
             *votes,
             **weighing[0] | {"tokens": budget},
         ),
-        _entry(f"{base}-replay", "resample", f"{base}-pool-pure", f"{base}-mixture", tokens=budget),
-        _entry(f"{base}-replay-packs", "pack", f"{base}-replay", context=context),
-        _entry(f"{base}-target-packs", "pack", f"{base}-target", context=context),
-        _entry(f"{base}-packs", "blend", f"{base}-target-packs", f"{base}-replay-packs", shares=[1 - REPLAY, REPLAY]),
-        _entry(challenger, "finetune", f"{base}-packs", f"{base}-validation", champion, **tuning | {"tokens": tokens}),
-        _entry(f"{base}-old-scores", "evaluate", held_out, champion, challenger),
-        _entry(f"{base}-added-scores", "evaluate", f"{base}-added-test", champion, challenger),
-        _entry(f"{base}-gate", "gate", f"{base}-old-scores", f"{base}-added-scores", margin=new.margin),
+        stated(f"{base}-replay", "resample", f"{base}-pool-pure", f"{base}-mixture", tokens=budget),
+        stated(f"{base}-replay-packs", "pack", f"{base}-replay", context=context),
+        stated(f"{base}-target-packs", "pack", f"{base}-target", context=context),
+        stated(f"{base}-packs", "blend", f"{base}-target-packs", f"{base}-replay-packs", shares=[1 - REPLAY, REPLAY]),
+        stated(challenger, "finetune", f"{base}-packs", f"{base}-validation", champion, **tuning | {"tokens": tokens}),
+        stated(f"{base}-old-scores", "evaluate", held_out, champion, challenger),
+        stated(f"{base}-added-scores", "evaluate", f"{base}-added-test", champion, challenger),
+        stated(f"{base}-gate", "gate", f"{base}-old-scores", f"{base}-added-scores", margin=new.margin),
     ]
 
 
@@ -157,14 +155,10 @@ def _feedback(made_with: Origins, base: str, new: Additions) -> tuple[list[State
         return [], []
     name = f"{base}-feedback"
     return [
-        _entry(name, "ingest-feedback", paths=list(new.feedback)),
-        _entry(f"{name}-tokens", "tokenize", name, made_with.tokenizer.ref),
-        _entry(f"{name}-cells", "assign-cells", f"{name}-tokens", made_with.fitted.ref),
+        stated(name, "ingest-feedback", paths=list(new.feedback)),
+        stated(f"{name}-tokens", "tokenize", name, made_with.tokenizer.ref),
+        stated(f"{name}-cells", "assign-cells", f"{name}-tokens", made_with.fitted.ref),
     ], [f"{name}-cells"]
-
-
-def _entry(name: str, step: str, *inputs: str, **settings: Any) -> Stated:
-    return Stated(name=name, step=step, inputs=inputs, settings=settings)
 
 
 def refresh_now(
@@ -196,7 +190,7 @@ def refresh_now(
     gate = made[f"{base}-gate"].contents.summary
     winner = made.get(gate["winner"], champion)
     scores = [made[f"{base}-{text}-scores"].ref for text in ("old", "added")]
-    exported = Recipe(entries=(_entry(f"{base}-export", "export", *scores, winner.ref),))
+    exported = Recipe(entries=(stated(f"{base}-export", "export", *scores, winner.ref),))
     written = run(exported)[f"{base}-export"]
     write_export(catalog.refresh(), written, out / "model")
     named = name_champion(catalog, base, winner)

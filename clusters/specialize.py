@@ -16,7 +16,7 @@ from catalog.errors import UsageError
 from catalog.snapshot import Snapshot
 from clusters.console import Console
 from clusters.plan_screen import prediction_lines
-from clusters.recipes import Recipe, Stated, override, validate
+from clusters.recipes import Recipe, Stated, override, stated, validate
 from clusters.runner import executor_for, run_recipe
 from clusters.screens import last_screen
 
@@ -69,6 +69,11 @@ def training_tokens(plan: Plan) -> int:
     return max(100_000, round(tokens / 10_000) * 10_000)
 
 
+def tuning_tokens(tokens: int) -> int:
+    """Tokens of fine-tuning after so many of pretraining."""
+    return max(1, tokens // TUNING_SHARE)
+
+
 def recipe_for(plan: Plan) -> Recipe:
     """The steps of the main job, in order. Raises UsageError for a size or a family that can't be."""
     if plan.family not in ("decoder", "recurrent", *WITH_EXPERTS):
@@ -81,30 +86,26 @@ def recipe_for(plan: Plan) -> Recipe:
     return Recipe(entries=(*_curation(plan), *_selection(plan), *_training(plan)))
 
 
-def _entry(name: str, step: str, *inputs: str, **settings: Any) -> Stated:
-    return Stated(name=name, step=step, inputs=inputs, settings=settings)
-
-
 def _curation(plan: Plan) -> list[Stated]:
     """A clean pool without any text of the target, and a clean target; its training part teaches the tokenizer."""
     entries = [
-        _entry("pool", "ingest", paths=list(plan.pool), **plan.columns),
-        _entry("pool-unique", "exact-dedup", "pool"),
-        _entry("pool-dedup", "fuzzy-dedup", "pool-unique"),
-        _entry("pool-quality", "quality-filter", "pool-dedup"),
+        stated("pool", "ingest", paths=list(plan.pool), **plan.columns),
+        stated("pool-unique", "exact-dedup", "pool"),
+        stated("pool-dedup", "fuzzy-dedup", "pool-unique"),
+        stated("pool-quality", "quality-filter", "pool-dedup"),
     ]
     if plan.classify:
         entries += [
-            _entry("domains", "train-classifier", "pool-quality"),
-            _entry("pool-domains", "classify", "pool-quality", "domains"),
+            stated("domains", "train-classifier", "pool-quality"),
+            stated("pool-domains", "classify", "pool-quality", "domains"),
         ]
     entries += [
-        _entry("target", "ingest", paths=list(plan.target), **plan.columns),
-        _entry("target-unique", "exact-dedup", "target"),
-        _entry("target-dedup", "fuzzy-dedup", "target-unique"),
-        _entry("target-clean", "quality-filter", "target-dedup"),
-        _entry("target-train", "split", "target-clean", start=0.0, stop=0.85),
-        _entry("clean", "decontaminate", entries[-1].name, "target-clean"),
+        stated("target", "ingest", paths=list(plan.target), **plan.columns),
+        stated("target-unique", "exact-dedup", "target"),
+        stated("target-dedup", "fuzzy-dedup", "target-unique"),
+        stated("target-clean", "quality-filter", "target-dedup"),
+        stated("target-train", "split", "target-clean", start=0.0, stop=0.85),
+        stated("clean", "decontaminate", entries[-1].name, "target-clean"),
     ]
     return entries
 
@@ -113,34 +114,34 @@ def _selection(plan: Plan) -> list[Stated]:
     """Tokens, the target's three parts, cells, weights, the resampled snapshot, and packs."""
     tokens = training_tokens(plan)
     return [
-        _entry("tokenizer", "train-tokenizer", "clean", "target-train", vocab_size=plan.vocab_size),
-        _entry("clean-tokens", "tokenize", "clean", "tokenizer"),
-        _entry("target-tokens", "tokenize", "target-clean", "tokenizer"),
-        _entry("train", "split", "target-tokens", start=0.0, stop=0.85),
-        _entry("validation", "split", "target-tokens", start=0.85, stop=0.9),
-        _entry("test", "split", "target-tokens", start=0.9, stop=1.0),
-        _entry("clean-cells", "fit-cells", "clean-tokens", cells=plan.cells, context=plan.context),
-        _entry("train-cells", "assign-cells", "train", "clean-cells"),
-        _entry("mixture", "weigh", "clean-cells", "train-cells", tokens=tokens),
-        _entry("resampled", "resample", "clean-cells", "mixture", tokens=tokens),
-        _entry("generic-packs", "pack", "clean-cells", context=plan.context),
-        _entry("specialized-packs", "pack", "resampled", context=plan.context),
-        _entry("target-packs", "pack", "train-cells", context=plan.context),
+        stated("tokenizer", "train-tokenizer", "clean", "target-train", vocab_size=plan.vocab_size),
+        stated("clean-tokens", "tokenize", "clean", "tokenizer"),
+        stated("target-tokens", "tokenize", "target-clean", "tokenizer"),
+        stated("train", "split", "target-tokens", start=0.0, stop=0.85),
+        stated("validation", "split", "target-tokens", start=0.85, stop=0.9),
+        stated("test", "split", "target-tokens", start=0.9, stop=1.0),
+        stated("clean-cells", "fit-cells", "clean-tokens", cells=plan.cells, context=plan.context),
+        stated("train-cells", "assign-cells", "train", "clean-cells"),
+        stated("mixture", "weigh", "clean-cells", "train-cells", tokens=tokens),
+        stated("resampled", "resample", "clean-cells", "mixture", tokens=tokens),
+        stated("generic-packs", "pack", "clean-cells", context=plan.context),
+        stated("specialized-packs", "pack", "resampled", context=plan.context),
+        stated("target-packs", "pack", "train-cells", context=plan.context),
     ]
 
 
 def _training(plan: Plan) -> list[Stated]:
     """Two equal models on equal tokens, both fine-tuned; one on the target alone; evaluation; the best one exported."""
     tokens = training_tokens(plan)
-    tuning = {"tokens": max(1, tokens // TUNING_SHARE)}
+    tuning = {"tokens": tuning_tokens(tokens)}
     tuned = [f"{name}-tuned" for name in MODELS]
     experts = _experts(plan, tuning) if plan.family in WITH_EXPERTS else []
     served = [entry.name for entry in experts[1:]]
     every = (*MODELS, *tuned, "target-only", *served)
     own = {"family": plan.family} if plan.family == "recurrent" else {}
     return [
-        *(_entry(name, "pretrain", f"{name}-packs", params=plan.params, tokens=tokens, **own) for name in MODELS),
-        _entry(
+        *(stated(name, "pretrain", f"{name}-packs", params=plan.params, tokens=tokens, **own) for name in MODELS),
+        stated(
             "target-only",
             "finetune",
             "target-packs",
@@ -150,14 +151,14 @@ def _training(plan: Plan) -> list[Stated]:
             learning_rate=4e-3,
         ),
         *(
-            _entry(new, "finetune", "target-packs", "validation", old, **tuning)
+            stated(new, "finetune", "target-packs", "validation", old, **tuning)
             for new, old in zip(tuned, MODELS, strict=True)
         ),
         *experts,
-        _entry("validation-scores", "evaluate", "validation", *every),
-        _entry("test-scores", "evaluate", "test", *every),
-        _entry("pool-scores", "evaluate", "clean-tokens", *MODELS, *tuned, *served, most_documents=POOL_DOCUMENTS),
-        _entry("export", "export", "validation-scores", "test-scores", *every),
+        stated("validation-scores", "evaluate", "validation", *every),
+        stated("test-scores", "evaluate", "test", *every),
+        stated("pool-scores", "evaluate", "clean-tokens", *MODELS, *tuned, *served, most_documents=POOL_DOCUMENTS),
+        stated("export", "export", "validation-scores", "test-scores", *every),
     ]
 
 
@@ -166,9 +167,9 @@ def _experts(plan: Plan, tuning: Mapping[str, Any]) -> list[Stated]:
     settings = {"family": plan.family, "experts": min(MOST_EXPERTS, plan.cells), "params": plan.params}
     rule = "histogram" if plan.family == "soup" else "lowest-loss"
     return [
-        _entry("experts", "pretrain", "generic-packs", tokens=training_tokens(plan), **settings),
-        _entry("expert", "project", "experts", "target-packs", expert=rule),
-        _entry("expert-tuned", "finetune", "target-packs", "validation", "expert", **tuning),
+        stated("experts", "pretrain", "generic-packs", tokens=training_tokens(plan), **settings),
+        stated("expert", "project", "experts", "target-packs", expert=rule),
+        stated("expert-tuned", "finetune", "target-packs", "validation", "expert", **tuning),
     ]
 
 

@@ -25,7 +25,7 @@ def verify_command(
     tried: set[str] = set()
     while True:
         told = repair(catalog, found, executor=chosen, console=Console(), sources=sources)
-        lines += [f"  {line}" for line in told if line not in lines]
+        lines += [line for line in (f"  {each}" for each in told) if line not in lines]
         tried |= {ref.path for ref in found.damaged}
         found = verify(catalog, workers=workers)
         if {ref.path for ref in found.damaged} <= tried:  # else a list that was lost names more

@@ -65,8 +65,8 @@ class MeasureDrift:
         """A verdict snapshot with the table `shifts`: each cell's share of both."""
         new, target, fitted, scores, held_out = inputs
         same_cells(new, target)
-        models = [row["model"] for row in scores.require("evaluation").contents.summary["results"]]
-        if len(models) != 1 or models[0] not in {row["model"] for row in held_out.contents.summary["results"]}:
+        models = _scored(scores)
+        if len(models) != 1 or models[0] not in _scored(held_out):
             raise UsageError(
                 f"{scores.ref} scored {', '.join(models)}: expected one model, which {held_out.ref} scored too"
             )
@@ -82,6 +82,10 @@ class MeasureDrift:
         }
         (receipt,) = work.stage("measure", _measure, [task], unit="windows")
         return Contents(kind="verdict", artifacts={"shifts": file_ref(receipt["shifts"])}, summary=receipt["summary"])
+
+
+def _scored(evaluation: Snapshot) -> list[str]:
+    return [row["model"] for row in evaluation.require("evaluation").contents.summary["results"]]
 
 
 def judge(step: MeasureDrift, found: Mapping[str, Any]) -> tuple[str, list[str]]:

@@ -25,7 +25,6 @@ from catalog.errors import TamisError, UsageError
 from catalog.run import Executor, Receipt, Task, TaskFunction
 from catalog.store import Store
 
-KINDS = ("local", "ray", "auto")
 RAY_FROM_BYTES = 512 << 20
 TURNS, MOST_TOGETHER = 32, 4  # Ray tasks a worker gets in a stage, and how many of ours one holds to come down to it
 DATASET_FROM_GROUPS = 64  # Ray tasks from which a stage is a Ray Dataset

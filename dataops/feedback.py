@@ -15,14 +15,13 @@ import numpy as np
 import pyarrow.compute as pc
 
 from catalog.errors import BadInput, UsageError
-from catalog.fingerprint import sha256_file
 from catalog.run import Work
 from catalog.snapshot import Contents, Shard, Snapshot
 from catalog.store import Store
 from catalog.tables import read_live
 from dataops.ingest import ingested
 from dataops.input_check import check
-from dataops.inputs import Input, discover
+from dataops.inputs import Input, digests, discover
 from dataops.records import ACCEPTED, REJECTED, ReadOptions
 
 FORMATS = ("jsonl", "parquet")  # those that tell true from the word "true"
@@ -59,7 +58,7 @@ class IngestFeedback:
 
     def evidence(self, *_: Snapshot) -> Any:
         """Name, source and digest of every input file."""
-        return [[each.name, each.source, sha256_file(each.path)] for each in self.inputs()]
+        return digests(self.inputs())
 
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """One shard a slice, with the tables `documents` and `quarantine`."""

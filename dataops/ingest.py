@@ -18,14 +18,13 @@ import numpy as np
 import pyarrow as pa
 
 from catalog import schema
-from catalog.fingerprint import sha256_file
 from catalog.run import Receipt, Task, Work, as_json, file_ref
 from catalog.snapshot import Contents, Shard, Snapshot
 from catalog.store import Store
 from catalog.tables import read_table, write_table
 from catalog.takedown import RULE, blanked, decided, suppressed_by
 from dataops.input_check import check
-from dataops.inputs import Input, discover, shard_size, slices
+from dataops.inputs import Input, digests, discover, shard_size, slices
 from dataops.kernels.hashing import content_hash, document_ids, h64, to_hex
 from dataops.normal_form import normal_form
 from dataops.readers import read
@@ -70,7 +69,7 @@ class Ingest:
 
     def evidence(self, *_: Snapshot) -> Any:
         """Name, source and digest of every input file."""
-        return [[each.name, each.source, sha256_file(each.path)] for each in self.inputs()]
+        return digests(self.inputs())
 
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """One shard a slice, with the tables `documents` and `quarantine`."""

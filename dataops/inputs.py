@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catalog.errors import BadInput
+from catalog.fingerprint import sha256_file
 
 FORMATS = {
     ".jsonl": "jsonl",
@@ -133,6 +134,11 @@ def discover(paths: Sequence[str], *, source: str | None) -> list[Input]:
 def shard_size(inputs: Iterable[Input], *, at_most: int) -> int:
     """Bytes of text for a shard of these inputs: of their sizes alone, so never of workers."""
     return min(at_most, max(LEAST_SHARD, sum(_text_bytes(one) for one in inputs) // SHARDS))
+
+
+def digests(inputs: Iterable[Input]) -> list[list[str]]:
+    """Name, source and sha256 of every file: what an answer that reads them depends on."""
+    return [[each.name, each.source, sha256_file(each.path)] for each in inputs]
 
 
 def slices(inputs: Iterable[Input], *, target_bytes: int) -> list[Slice]:

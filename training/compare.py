@@ -52,6 +52,13 @@ class Evaluate:
     seed: int = 0
     most_documents: int = 0
 
+    def __post_init__(self) -> None:
+        if self.draws < 1 or self.most_documents < 0:
+            raise UsageError(
+                f"draws {self.draws}, most_documents {self.most_documents}: expected at least 1 draw, and 0 or more "
+                "documents"
+            )
+
     def evidence(self, *inputs: Snapshot) -> list[str]:
         """The names that the results speak of."""
         return [model.name for model in inputs[1:]]

@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
 from catalog import schema
@@ -58,6 +59,21 @@ class Prediction:
         return self.low > 0
 
 
+def doublings_of(sizes: Sequence[tuple[int, int]], *, tokens: int, params: int) -> list[float]:
+    """How many doublings of compute each pair of (tokens, parameters) is above the plan, all below 0.
+
+    Raises UsageError for a pair that is not smaller than the plan: nothing is carried back to it.
+    """
+    found = [math.log2(pair[0] * pair[1] / (tokens * params)) for pair in sizes]
+    for pair, doublings in zip(sizes, found, strict=True):
+        if doublings >= 0:
+            raise UsageError(
+                f"a pair of {pair[0]:,} tokens and {pair[1]:,} parameters takes no less compute than the plan of "
+                f"{tokens:,} and {params:,}: give smaller --proxy-tokens or --proxy-params"
+            )
+    return found
+
+
 def gains_of(
     generic: Sequence[ArrayLike], specialized: Sequence[ArrayLike], num_bytes: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
@@ -87,10 +103,11 @@ def predict(
     curve_error: float,
     measured_variance: float,
 ) -> Prediction:
-    """The gain where `doublings` float64[p] is 0, of `gains` float64[p] with their `covariance` over documents [p, p].
+    """The gain at 0 doublings, from pairs at `doublings` float64[p], all below 0.
 
-    `seed_error` is the deviation of one gain between seeds, `curve_error` that of slope and walk in a doubling, in
-    units of the mean gain; `measured_variance` is what the documents add on which the prediction will be checked.
+    `gains` float64[p] have the `covariance` [p, p] over documents. `seed_error` is the deviation of one gain between
+    seeds, `curve_error` that of slope and walk in a doubling, in units of the mean gain; `measured_variance` is what
+    the documents add on which the prediction will be checked.
     """
     x, y, documents = (np.asarray(each, np.float64) for each in (doublings, gains, covariance))
     line, bends = ((curve_error * float(y.mean())) ** 2 * each for each in (np.outer(x, x), np.minimum.outer(-x, -x)))
@@ -173,13 +190,14 @@ class Forecast:
         scores = read_table(work.store, evaluation.artifact("scores"))
         pairs = [models[first : first + PER_PAIR] for first in range(0, len(models), PER_PAIR)]
         sizes = [_size(pair[0]) for pair in pairs]
-        doublings = [math.log2(tokens * params / (self.tokens * self.params)) for tokens, params in sizes]
+        doublings = doublings_of(sizes, tokens=self.tokens, params=self.params)
+        num_bytes = _column(scores, pairs[0][0], "n_bytes")
         rows, stages = [], {}
         for number, stage in enumerate(STAGES):
             gains, covariance, variance = gains_of(
                 [_nats(scores, pair[2 * number]) for pair in pairs],
                 [_nats(scores, pair[2 * number + 1]) for pair in pairs],
-                _column(scores, pairs[0][0], "n_bytes"),
+                num_bytes,
             )
             made = predict(
                 doublings,
@@ -197,8 +215,7 @@ class Forecast:
             rows.append(_row(stage, (self.tokens, self.params), False, made.gain, made.low, made.high))
             stages[stage] = asdict(made)
         table = pa.Table.from_pylist(rows, schema=schema.FORECASTS)
-        documents = len(_column(scores, pairs[0][0], "n_bytes"))
-        summary = {"tokens": self.tokens, "params": self.params, "documents": documents, **stages}
+        summary = {"tokens": self.tokens, "params": self.params, "documents": len(num_bytes), **stages}
         return Contents(kind="forecast", artifacts={"forecasts": write_table(work.store, table)}, summary=summary)
 
 
@@ -209,7 +226,7 @@ def _size(model: Snapshot) -> tuple[int, int]:
 
 def _column(scores: pa.Table, model: Snapshot, name: str) -> NDArray[np.float64]:
     """A column of the scores of one model, by id of the document."""
-    rows = scores.filter(pa.compute.equal(scores["model"], model.name)).sort_by("id")
+    rows = scores.filter(pc.equal(scores["model"], model.name)).sort_by("id")
     if not len(rows):
         raise UsageError(f"the evaluation did not score {model.ref}: expected one of all the models given")
     return np.asarray(rows[name].to_numpy(), np.float64)

@@ -19,7 +19,7 @@ from catalog.query import sql
 from catalog.snapshot import Snapshot
 from clusters.console import Console
 from clusters.plan import SHARES, Proxies, check, plan_now, plan_recipe, proxies_for
-from clusters.plan_report import Report, report_of
+from clusters.plan_report import Report, leaks_of, report_of
 from clusters.plan_screen import forecast_of, plan_screen, prediction_lines
 from clusters.recipes import Recipe, override, validate
 from clusters.runner import run_recipe
@@ -116,6 +116,11 @@ def test_the_report_counts_what_was_planted(planned: Planned) -> None:
     assert report.speed.flops_per_second > 0
 
 
+def test_leaks_are_counted_where_an_older_snapshot_took_the_same_decisions(planned: Planned) -> None:
+    later = dataclasses.replace(planned.made["clean"], name="clean-again")
+    assert leaks_of(Catalog.open(planned.store).store, later) == (1, 1)
+
+
 def test_measured_gains_are_those_of_the_evaluation_and_can_be_asked_in_sql(planned: Planned) -> None:
     rows = sql(Catalog.open(planned.store), "FROM forecasts WHERE measured").to_pylist()
     compared = planned.made["proxy-scores"].contents.summary["comparisons"]
@@ -203,6 +208,8 @@ def test_proxies_are_the_planned_runs_but_for_their_size() -> None:
     assert (tuned.tokens, tuned.seed) == (100_000, 5)  # type: ignore[attr-defined]
     assert (steps["forecast"][1].tokens, steps["forecast"][1].params) == (1_600_000, 8_000_000)  # type: ignore[attr-defined]
     assert "export" not in steps
+    with pytest.raises(UsageError, match="3,200,000 tokens and 8,000,000 parameters takes no less compute than the pl"):
+        proxies_for(plan, planned_run(recipe), tokens=(3_200_000,), params=8_000_000)
     with pytest.raises(UsageError, match=r"proxies of \[8, 4\] tokens"):
         Proxies(tokens=(8, 4), params=1)
 

@@ -97,6 +97,14 @@ def test_text_of_another_topic_is_drift_and_more_of_the_target_is_not(
     assert views["s"].to_pylist() == pytest.approx([1, 1])
 
 
+def test_drift_is_measured_against_scores_and_nothing_else(store: Path, tmp_path: Path) -> None:
+    measured(store, written(tmp_path / "other.jsonl", topic_rows({"topic-2": 24}, seed=50)))
+    inputs = ("tuned-new-cells", "train-cells", "clean-cells", "tuned-new-scores", "validation")
+    wrong = Recipe(entries=(Stated(name="x", step="measure-drift", inputs=inputs),))
+    with pytest.raises(UsageError, match="validation@1 is a documents snapshot where evaluation was expected"):
+        run_recipe(wrong, store=str(store), **HERE)  # type: ignore[arg-type]
+
+
 def test_drift_exits_with_1_only_when_asked_to(store: Path, tmp_path: Path, tamis: Tamis) -> None:  # noqa: F811
     (path,) = written(tmp_path / "other.jsonl", topic_rows({"topic-2": 24}, seed=50))
     answer = tamis("drift", "tuned", path, "--store", store)

@@ -194,16 +194,36 @@ def test_a_store_is_verified_after_the_lists_of_expired_shards_are_gone(listed: 
     assert "no problems" in invoke(listed, code=0)
 
 
-def test_a_file_behind_a_list_that_was_lost_too_is_repaired_in_one_go(listed: Catalog, tmp_path: Path) -> None:
-    for number in range(3):
-        (tmp_path / f"{number}.jsonl").write_text(f'{{"text": "page {number}"}}\n')
-    pages = [str(tmp_path / f"{number}.jsonl") for number in range(3)]
-    step = Ingest(paths=tuple(pages), shard_bytes=8)
-    made = run(step, into="pages", catalog=listed, executor=HERE)
-    gone = (made.contents.manifests["documents"], made.contents.shards[1].tables["documents"])
+@pytest.fixture
+def pages(listed: Catalog, tmp_path: Path) -> list[str]:
+    """Three files, read into the snapshot `pages` of three shards; the options that name them for a repair."""
+    files = [tmp_path / f"{number}.jsonl" for number in range(3)]
+    for number, path in enumerate(files):
+        path.write_text(f'{{"text": "page {number}"}}\n')
+    run(Ingest(paths=tuple(map(str, files)), shard_bytes=8), into="pages", catalog=listed, executor=HERE)
+    return [word for path in files for word in ("--from", str(path))]
+
+
+def without_list_and_file(catalog: Catalog) -> tuple[FileRef, FileRef]:
+    """What `pages` lost: a list of shards, and a file that it lists."""
+    made = catalog.snapshot("pages").contents
+    gone = (made.manifests["documents"], made.shards[1].tables["documents"])
     for ref in gone:
-        listed.store.local(ref).unlink()
-    options = [word for page in pages for word in ("--from", page)]
-    printed = invoke(listed, "--repair", *options, code=0)
+        catalog.store.local(ref).unlink()
+    return gone
+
+
+def test_a_file_behind_a_list_that_was_lost_too_is_repaired_in_one_go(listed: Catalog, pages: list[str]) -> None:
+    gone = without_list_and_file(listed)
+    printed = invoke(listed, "--repair", *pages, code=0)
     for ref in gone:
         assert f"rebuilt {ref.path}" in printed
+
+
+def test_what_is_lost_is_said_once_however_often_repair_looks(listed: Catalog, pages: list[str]) -> None:
+    sprouted = listed.snapshot("many").contents.shards[0].tables["documents"]
+    gone = without_list_and_file(listed)
+    listed.store.local(sprouted).unlink()
+    printed = invoke(listed, "--repair", *pages, code=1)
+    assert f"rebuilt {gone[1].path}" in printed, "repair looked twice"
+    assert printed.count(f"lost {sprouted.path}") == 1

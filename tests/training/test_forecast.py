@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from catalog.errors import UsageError
-from training.forecast import Prediction, gains_of, predict
+from training.forecast import Prediction, doublings_of, gains_of, predict
 
 X = [-4.5, -3.5, -2.5]
 SETTINGS = {"seed_error": 0.01, "curve_error": 0.1, "measured_variance": 0.0}
@@ -79,6 +79,12 @@ def test_the_variance_of_gains_over_documents_is_that_of_a_bootstrap() -> None:
     drawn = gaps[:, rows].sum(2) / sizes[rows].sum(1)
     assert gains == pytest.approx(drawn.mean(1), abs=0.005)
     assert covariance == pytest.approx(np.cov(drawn), rel=0.2, abs=5e-6)
+
+
+def test_a_pair_as_large_as_the_plan_is_refused() -> None:
+    assert doublings_of([(125, 50), (500, 50)], tokens=1000, params=100) == [-4.0, -2.0]
+    with pytest.raises(UsageError, match="a pair of 2,000 tokens and 50 parameters takes no less compute than the pl"):
+        doublings_of([(1000, 50), (2000, 50)], tokens=1000, params=100)
 
 
 def test_three_documents_are_too_few() -> None:

@@ -117,6 +117,8 @@ def test_a_sample_of_documents_has_the_lowest_ids_whatever_the_shards(catalog: C
     assert len(ids[0]) == pool.contents.rows
     assert sorted(ids[7]) == sorted(ids[0])[:7]
     assert ids[10_000] == ids[0]
+    with pytest.raises(UsageError, match="most_documents -1: expected"):
+        Evaluate(most_documents=-1)
 
 
 def test_an_evaluation_of_renamed_models_speaks_of_the_new_names(catalog: Catalog, models: list[Snapshot]) -> None:
