@@ -170,12 +170,12 @@ def test_a_run_that_commits_while_gc_looks_is_seen_in_its_folder_or_in_the_log(
 
 
 def write_and_expire(root: Path, stop: Path) -> None:
-    """Shards out of a few different ones, again and again, under names that expire. What is live is all in the log."""
+    """Shards out of some dozens, so that few are written anew within the grace period, under names that expire."""
     catalog_run.publish = lambda _: None  # type: ignore[assignment]
     catalog, draw, number = Catalog(Store(root)), random.Random(0), 0
     while not stop.exists():
         name, number = f"w{number % 3}", number + 1
-        made = run(Sprout(shards=2, rows=draw.randrange(1, 9)), into=name, catalog=catalog, executor=Inline())
+        made = run(Sprout(shards=2, rows=draw.randrange(1, 60)), into=name, catalog=catalog, executor=Inline())
         if number % 5:
             catalog.refresh().expire([each.ref for each in catalog.live() if each.name == name], reason="test")
         else:

@@ -243,6 +243,7 @@ def test_a_short_module_says_nothing() -> None:
     assert module_documents(b'"""Short."""\n', module="m") == []
 
 
+@pytest.mark.slow
 def test_the_real_environments_mathematics_is_enough_for_a_target() -> None:
     files = [file for file in list_files(pydocs.default_roots()) if "/mpmath/" in file.url or "/json/" in file.url]
     harvests = {file.url: documents_of(file) for file in files}
