@@ -18,6 +18,7 @@ from pathlib import Path
 import duckdb
 
 from catalog.catalog import Catalog
+from catalog.counts import count_shards, store_counts
 from catalog.gc import collect, delete
 from catalog.projection import publish
 from catalog.snapshot import Contents, Run, Shard
@@ -47,7 +48,8 @@ def fill(store: Store, *, documents: int, rows_per_shard: int) -> Catalog:
                 options = f"FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP}"
                 connection.execute(f"COPY ({query}) TO '{path}' ({options})")
             shards.append(Shard(rows=after - first, tables={"documents": refs[0]}))
-    contents = Contents(kind="documents", shards=tuple(shards))
+    counts = store_counts(store, count_shards(store, shards, ()))  # as the runner of steps does
+    contents = Contents(kind="documents", shards=tuple(shards), counts=counts)
     run = Run(fingerprint="0" * 64, step="generate", parameters={}, inputs=(), code="", started=0.0, seconds=0.0)
     catalog.commit("crawl", contents, run)
     return catalog
