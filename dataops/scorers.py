@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from dataops.domain import LABEL, ZEROED_BYTES, one_line
 from dataops.kernels.bag import bag_counts, log_ratios, mean_ratios
-from dataops.kernels.language_model import NgramModel, cross_entropy, fit_ngrams
+from dataops.kernels.language_model import NgramModels, cross_entropy, fit_ngrams
 
 LOG_ODDS = 12.0  # fastText's probabilities are no finer
 _BITS = 21  # slots of a language model, for samples of a few million tokens
@@ -80,13 +80,15 @@ class CrossEntropyScorer:
     """How much better a trigram model of the target predicts a window than one of the pool, in nats a token."""
 
     def fit(self, target: Sample, pool: Sample, path: Path) -> None:
-        models = [fit_ngrams(s.offsets, s.tokens, vocab_size=s.vocab_size, bits=_BITS) for s in (target, pool)]
+        parts = [(each.offsets, each.tokens) for each in (pool, target)]
+        models = fit_ngrams(parts, vocab_size=pool.vocab_size, bits=_BITS)
         with open(path, "wb") as file:
-            np.save(file, np.stack([np.stack([each.counts, each.totals, each.kinds]) for each in models]))
+            np.save(file, models.counts)
+            np.save(file, models.contexts)
 
     def score(self, path: Path, sample: Sample) -> np.ndarray:
-        ours, theirs = (NgramModel(sample.vocab_size, *tables) for tables in np.load(path, mmap_mode="r"))
-        return cross_entropy(theirs, sample.offsets, sample.tokens) - cross_entropy(ours, sample.offsets, sample.tokens)
+        of_pool, of_target = cross_entropy(_ngrams(str(path), sample.vocab_size), sample.offsets, sample.tokens).T
+        return of_pool - of_target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +120,13 @@ class ClassifierScorer:
         target = np.array([label[0] == f"{LABEL}1" for label in labels])
         p = np.clip(np.where(target, best, 1 - best), 1e-9, 1 - 1e-9)
         return np.clip(np.log(p / (1 - p)), -LOG_ODDS, LOG_ODDS).astype(np.float32)
+
+
+@lru_cache(maxsize=1)
+def _ngrams(path: str, vocab_size: int) -> NgramModels:
+    """The two models of a run's folder, loaded once a process; not mapped, so that they may lie in large pages."""
+    with open(path, "rb") as file:
+        return NgramModels(vocab_size, np.load(file), np.load(file))
 
 
 @lru_cache(maxsize=1)

@@ -13,6 +13,7 @@ P(x | c, target) differing from P(x | c), which the AUC inside cells measures. T
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -46,6 +47,8 @@ from dataops.kernels.ranking import auc, auc_by_cell, calibrate
 from dataops.scorers import BagScorer, ClassifierScorer, CrossEntropyScorer, Sample, Scorer
 from dataops.step import shard_tasks
 
+WHOLE = 2
+PARTS = (0, 1, WHOLE)  # what a scorer learns from: the documents outside half 0, those outside half 1, or all
 LEAST = 20  # windows of each side that a cell needs before its AUC says something
 
 
@@ -109,6 +112,7 @@ class WeighCrossEntropy(Selector):
     """Weights of windows by the difference of two language models."""
 
     verb: ClassVar[str] = "weigh-cross-entropy"
+    revision: ClassVar[int] = 2
 
     @property
     def scorer(self) -> Scorer:
@@ -160,7 +164,9 @@ def weigh_by_score(step: Selector, work: Work, *inputs: Snapshot) -> Contents:
     }
     parts = {side: (each.contents.shards, each.contents.layers) for side, each in (("pool", pool), ("target", target))}
     task = {**settings, **parts, "paths": paths}
-    (fitted,) = work.stage("fit", _fit, [task], unit="windows")
+    learned = work.stage("learn", _learn, [{**task, "part": part} for part in PARTS], unit="windows")
+    learned_task = {**task, "models": [each["model"] for each in learned]}
+    (fitted,) = work.stage("calibrate", _calibrate, [learned_task], unit="windows")
     scored = work.stage("score", _score, [{**t, **fitted} for t in tasks if t["side"] == "pool"], unit="windows")
     task = {**task, **fitted, "scores": [each["path"] for each in scored]}
     (weighed,) = work.stage("weigh", _weigh, [task], unit="windows")
@@ -203,14 +209,29 @@ def _sample(store: Store, task: Task) -> Receipt:
     return {"path": str(path), "windows": table.num_rows, "bytes": windows.text.nbytes}
 
 
-def _fit(store: Store, task: Task) -> Receipt:
+def _learn(store: Store, task: Task) -> Receipt:
+    """A scorer from all the samples, or from the documents that are not in one half; no model where a side is empty."""
     step: Selector = task["step"]
-    vocab_size = BpeTokenizer(store.local(task["tokenizer"])).vocab_size
-    target, of_target = _read_sample(task["paths"]["target"], vocab_size)
-    pool, of_pool = _read_sample(task["paths"]["pool"], vocab_size)
-    path = Path(task["folder"]) / "scorer.model"
+    target, pool = (
+        sample if task["part"] == WHOLE else sample.part(_halves(table) != task["part"])
+        for sample, table in (_read_sample(store, task, side) for side in ("target", "pool"))
+    )
+    if not len(target) or not len(pool):
+        return {"model": "", "windows": 0}
+    path = Path(task["folder"]) / f"scorer-{task['part']}.model"
     step.scorer.fit(target, pool, path)
-    ours, theirs = _held_out_scores(step.scorer, target, pool, _halves(of_target), _halves(of_pool), path)
+    return {"model": str(path), "windows": len(target) + len(pool)}
+
+
+def _calibrate(store: Store, task: Task) -> Receipt:
+    step: Selector = task["step"]
+    target, of_target = _read_sample(store, task, "target")
+    pool, of_pool = _read_sample(store, task, "pool")
+    paths = [Path(model) if model else None for model in task["models"]]
+    ours, theirs = (
+        _held_out_scores(step.scorer, sample, _halves(table), paths)
+        for sample, table in ((target, of_target), (pool, of_pool))
+    )
     target_cells, pool_cells = of_target["cell"].to_numpy(), of_pool["cell"].to_numpy()
     offsets = _cell_ratios(store, task)
     slope = calibrate(ours, theirs, target_offsets=offsets[target_cells], pool_offsets=offsets[pool_cells])
@@ -222,43 +243,38 @@ def _fit(store: Store, task: Task) -> Receipt:
         "auc_inside_cells": float((np.nan_to_num(inside) * share).sum() / share.sum()) if share.sum() else None,
         "cells_with_auc": int((share > 0).sum()),
     }
-    return {"model": str(path), "slope": slope, "report": report, "windows": len(target) + len(pool)}
+    return {"model": task["models"][WHOLE], "slope": slope, "report": report, "windows": len(target) + len(pool)}
 
 
-def _read_sample(paths: list[str], vocab_size: int) -> tuple[Sample, pa.Table]:
-    table = pa.concat_tables([pa.ipc.open_file(path).read_all() for path in paths]).combine_chunks()
+def _read_sample(store: Store, task: Task, side: str) -> tuple[Sample, pa.Table]:
+    table = pa.concat_tables([pa.ipc.open_file(path).read_all() for path in task["paths"][side]]).combine_chunks()
     tokens = table["tokens"].combine_chunks()
     sample = Sample(
         texts=table["text"].combine_chunks(),
         offsets=np.concatenate([[0], np.cumsum(tokens.value_lengths().to_numpy())]).astype(np.int64),
         tokens=tokens.flatten().to_numpy(),
-        vocab_size=vocab_size,
+        vocab_size=BpeTokenizer(store.local(task["tokenizer"])).vocab_size,
     )
     return sample, table
 
 
 def _halves(table: pa.Table) -> np.ndarray:
-    """Which half of the documents each window belongs to, bool[n]."""
-    return (mix64(table["h64"].to_numpy()) & np.uint64(1)).astype(bool)
+    """Which half of the documents each window belongs to, int[n]."""
+    return (mix64(table["h64"].to_numpy()) & np.uint64(1)).astype(np.int64)
 
 
-def _held_out_scores(
-    scorer: Scorer, target: Sample, pool: Sample, of_target: np.ndarray, of_pool: np.ndarray, path: Path
-) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of both samples by scorers that learned from the other half of the documents.
+def _held_out_scores(scorer: Scorer, sample: Sample, halves: np.ndarray, models: Sequence[Path | None]) -> np.ndarray:
+    """Scores of a sample, each by the model that did not learn from its half of the documents, float32[n].
 
-    A side with all documents in one half is scored by what it taught: too few to hold any back.
+    models: by part. Where all documents of a side are in one half, what they taught scores them: too few to hold back.
     """
-    ours, theirs = scorer.score(path, target), scorer.score(path, pool)
-    for half in (False, True):
-        learn_target, learn_pool = of_target != half, of_pool != half
-        if not (learn_target.any() and learn_pool.any()):
-            continue
-        other = path.with_name(f"half-{int(half)}.model")
-        scorer.fit(target.part(learn_target), pool.part(learn_pool), other)
-        ours[~learn_target] = scorer.score(other, target.part(~learn_target))
-        theirs[~learn_pool] = scorer.score(other, pool.part(~learn_pool))
-    return ours, theirs
+    whole = models[WHOLE]
+    assert whole is not None
+    scores = np.empty(len(sample), np.float32)
+    for half in (0, 1):
+        chosen = halves == half
+        scores[chosen] = scorer.score(models[half] or whole, sample.part(chosen))
+    return scores
 
 
 def _cell_ratios(store: Store, task: Task) -> np.ndarray:
