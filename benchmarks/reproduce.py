@@ -40,10 +40,11 @@ def make_row(row: Row) -> float:
 
 
 def make_rows(table: Table, wanted: list[Row], *, hours: float, processes: int) -> None:
-    """Make rows in their order until `hours` have passed; the ones begun by then are finished."""
+    """Make rows in their order until `hours` have passed; the ones begun by then are finished, and one may fail."""
     stop, context = time.monotonic() + hours * 3600, multiprocessing.get_context("spawn")
     names = table.bench.catalog.snapshots
     waiting = [row for row in wanted if row.scores not in names]
+    failed: list[Row] = []
     print(f"{len(wanted) - len(waiting)} of {len(wanted)} rows are there", flush=True)
     with ProcessPoolExecutor(processes, mp_context=context, initializer=start_worker, initargs=(table,)) as pool:
         running: dict[Future[float], Row] = {}
@@ -54,9 +55,13 @@ def make_rows(table: Table, wanted: list[Row], *, hours: float, processes: int) 
                 running[pool.submit(make_row, row)] = row
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                row = running.pop(future)
-                print(f"{time.strftime('%H:%M:%S')} {row.name}: {future.result():,.0f} s", flush=True)
-    print(f"{len(waiting)} rows to go", flush=True)
+                row, error = running.pop(future), future.exception()
+                said = f"failed: {error}" if error else f"{future.result():,.0f} s"
+                print(f"{time.strftime('%H:%M:%S')} {row.name}: {said}", flush=True)
+                failed += [row] * bool(error)
+    print(f"{len(waiting)} rows to go, {len(failed)} failed", flush=True)
+    if failed:
+        sys.exit(1)
 
 
 def next_row(waiting: list[Row], running: list[Row]) -> Row:
