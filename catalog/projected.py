@@ -41,11 +41,11 @@ TABLES = {
     ),
     "stage_rows": _schema(run=TEXT, stage=TEXT, tasks=INT, rows=LONG, unit=TEXT, bytes=LONG, seconds=pa.float64()),
     "lineage_rows": _schema(snapshot=TEXT, input=TEXT, position=INT, step=TEXT),
-    "column_rows": _schema(snapshot=INT, tbl=TEXT, position=INT, list=INT),  # position: of a layer; null for others
+    # of a layer also its position, and the snapshot whose step decided; both null for other tables
+    "column_rows": _schema(snapshot=INT, tbl=TEXT, position=INT, list=INT, decided=INT),
     "lists": _schema(list=INT, kind=TEXT, digest=TEXT, manifest=TEXT),
     "list_rows": _schema(list=INT, shard=INT, file=LONG),
     "file_rows": _schema(kind=TEXT, file=LONG, sha256=pa.binary(), suffix=TEXT, bytes=LONG),
-    "layer_rows": _schema(snapshot=INT, position=INT, layer=TEXT, step=TEXT, list=INT, documents=INT),
     "attribute_rows": _schema(attribute=TEXT, documents=LONG, file=LONG),
     # list: of the table of the documents that it names
     "takedown_rows": _schema(
@@ -56,6 +56,7 @@ TABLES = {
     "total_rows": pa.schema([("snapshot", INT), *DOCUMENTS]),
     "window_rows": pa.schema([("list", INT), *WINDOWS]),
 }  # fmt: skip
+DECIDES_AGAIN = "redecide"  # the last decision is its own also where it is equal to that of its input
 
 
 class Projected:
@@ -66,11 +67,14 @@ class Projected:
         self._catalog = catalog
         self._rows: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
         self._lists = Lists(connection)
-        self._layers = set(self._select("layer, list, documents", "layer_rows"))
         self._windows = {number for (number,) in self._select("DISTINCT list", "window_rows")}
+        self._numbers = {snapshot.ref: number for number, snapshot in enumerate(catalog.history, 1)}
         self._columns: dict[int, dict[str, int]] = {}
-        for snapshot, tbl, number in self._select("snapshot, tbl, list", "column_rows"):
+        self._decided: dict[tuple[int, str], int] = {}  # snapshot, layer -> the snapshot whose step decided
+        for snapshot, tbl, number, decided in self._select("snapshot, tbl, list, decided", "column_rows"):
             self._columns.setdefault(snapshot, {})[tbl] = number
+            if decided is not None:
+                self._decided[snapshot, tbl] = decided
 
     def extend(self) -> set[str]:
         """Write the rows of the snapshots and runs that are missing; the kinds of files of which there are new ones."""
@@ -98,16 +102,19 @@ class Projected:
         is_live = self._catalog.is_live(snapshot)
         mine = self._columns[number] = self._lists.of(snapshot.contents) if is_live else {}
         layers = {layer: position for position, layer in enumerate(contents.layers if is_live else ())}
+        self._decided |= {(number, layer): self._decider(number, layer) for layer in layers}
+        if layers and step == DECIDES_AGAIN:
+            self._decided[number, contents.layers[-1]] = number
         self._rows["column_rows"] += [
-            {"snapshot": number, "tbl": tbl, "position": layers.get(tbl), "list": each} for tbl, each in mine.items()
+            {
+                "snapshot": number,
+                "tbl": tbl,
+                "position": layers.get(tbl),
+                "list": each,
+                "decided": self._decided.get((number, tbl)),
+            }
+            for tbl, each in mine.items()
         ]
-        for layer, position in layers.items():
-            if (layer, mine[layer], mine["documents"]) not in self._layers:
-                self._layers.add((layer, mine[layer], mine["documents"]))
-                self._rows["layer_rows"].append(
-                    {"snapshot": number, "position": position, "layer": layer, "step": step, "list": mine[layer],
-                     "documents": mine["documents"]}
-                )  # fmt: skip
         self._rows["snapshot_rows"].append(
             {
                 "number": number,
@@ -132,6 +139,24 @@ class Projected:
             for position, needed in enumerate(snapshot.inputs)
         ]
         self._count(number, snapshot, mine)
+
+    def _decider(self, number: int, layer: str) -> int:
+        """The snapshot whose step took the decisions of a layer: itself, unless it was made from one that has them.
+
+        Behind an input that expired stand its own inputs.
+        """
+        history, mine = self._catalog.history, self._columns[number]
+        waiting = [self._numbers[ref] for ref in history[number - 1].inputs]
+        seen = set(waiting)
+        for before in waiting:
+            theirs = self._columns.get(before, {})
+            if all(theirs.get(table) == mine[table] for table in ("documents", layer)):
+                return self._decided[before, layer]
+            if not self._catalog.is_live(history[before - 1]):
+                behind = {self._numbers[ref] for ref in history[before - 1].inputs} - seen
+                waiting += sorted(behind)
+                seen |= behind
+        return number
 
     def _add_takedowns(self) -> None:
         catalog = self._catalog

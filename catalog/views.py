@@ -1,7 +1,7 @@
 """The SQL that users rely on: views and table macros of the projection, in the order they are created.
 
-A view with a `snapshot` column speaks of every snapshot: filter by it. `decisions` is the exception: a decision is
-listed once, under the snapshot whose step took it. `{root}` stands for the address of the store's data.
+A view with a `snapshot` column speaks of every snapshot: filter by it. `decisions` has those that the snapshot's own
+step took, not those of the steps before it. `{root}` stands for the address of the store's data.
 """
 
 from catalog.scans import SCANS
@@ -37,12 +37,12 @@ VIEWS = (
     WHERE s.live IS NULL OR k.kept""",
     "CREATE VIEW texts AS SELECT id, text FROM documents_parquet",
     """CREATE VIEW decisions AS
-    SELECT s.snapshot, k.id, k.kept, k.rule, k.reason, k.kept_id, k.similarity, t.n_tokens, d.source, l.step
-    FROM layer_rows l
-    JOIN snapshot_rows s ON s.number = l.snapshot
-    JOIN list_rows f ON f.list = l.list
+    SELECT s.snapshot, k.id, k.kept, k.rule, k.reason, k.kept_id, k.similarity, t.n_tokens, d.source, s.step
+    FROM snapshot_rows s
+    JOIN column_rows c ON c.snapshot = s.number AND c.decided = s.number
+    JOIN list_rows f ON f.list = c.list
     JOIN decisions_parquet k ON k.file = f.file
-    JOIN list_rows e ON e.list = l.documents AND e.shard = f.shard
+    JOIN list_rows e ON e.list = s.documents AND e.shard = f.shard
     JOIN documents_parquet d ON d.file = e.file AND d.row = k.row
     LEFT JOIN attribute_rows a ON a.attribute = 'tokens' AND a.documents = e.file
     LEFT JOIN tokens_parquet t ON t.file = a.file AND t.row = k.row""",
@@ -53,12 +53,12 @@ VIEWS = (
     FROM snapshot_rows s JOIN total_rows t ON t.snapshot = s.counted AND t.layer >= s.depth
     GROUP BY s.snapshot, t.source, t.domain""",
     """CREATE VIEW decision_totals AS
-    SELECT s.snapshot, l.layer, l.step, t.layer <> l.position AS kept,
-           CASE WHEN t.layer = l.position THEN t.rule END AS rule, t.source, t.domain,
+    SELECT s.snapshot, c.tbl AS layer, s.step, t.layer <> c.position AS kept,
+           CASE WHEN t.layer = c.position THEN t.rule END AS rule, t.source, t.domain,
            sum(t.documents)::BIGINT AS documents, sum(t.chars)::BIGINT AS n_chars, sum(t.bytes)::BIGINT AS n_bytes,
            CASE WHEN count(t.tokens) = count(*) THEN sum(t.tokens)::BIGINT END AS n_tokens
-    FROM layer_rows l JOIN snapshot_rows s ON s.number = l.snapshot
-    JOIN total_rows t ON t.snapshot = s.counted AND t.layer >= l.position
+    FROM snapshot_rows s JOIN column_rows c ON c.snapshot = s.number AND c.decided = s.number
+    JOIN total_rows t ON t.snapshot = s.counted AND t.layer >= c.position
     GROUP BY ALL""",
     """CREATE VIEW cell_totals AS
     SELECT s.snapshot, t.cell, t.windows, t.tokens AS n_tokens
@@ -202,13 +202,12 @@ MACROS: tuple[str, ...] = (
         FROM fates WINDOW later AS (ORDER BY layer DESC, documents, rule DESC ROWS UNBOUNDED PRECEDING)
     )
     SELECT row_number() OVER (ORDER BY w.layer, w.dropped_documents DESC, w.rule) AS position,
-           m.snapshot, l.layer, w.rule, w.documents::BIGINT AS documents, w.n_tokens::BIGINT AS n_tokens,
+           m.snapshot, c.tbl AS layer, w.rule, w.documents::BIGINT AS documents, w.n_tokens::BIGINT AS n_tokens,
            w.dropped_documents, w.dropped_tokens
     FROM target s
     JOIN steps w ON w.gone
     JOIN column_rows c ON c.snapshot = s.number AND c.position = w.layer
-    JOIN layer_rows l ON l.layer = c.tbl AND l.list = c.list AND l.documents = s.documents
-    JOIN snapshot_rows m ON m.number = l.snapshot
+    JOIN snapshot_rows m ON m.number = c.decided
     ORDER BY 1""",
     f"""CREATE MACRO trained_on(reference) AS TABLE
     WITH RECURSIVE behind(snapshot) AS (

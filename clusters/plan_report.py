@@ -191,10 +191,7 @@ def _side(catalog: Catalog, tokenized: Snapshot) -> Side:
 
 
 def leaks_of(store: Store, clean: Snapshot) -> tuple[int, int]:
-    """Pool documents that went because they hold text of the target, and how many of them were nearly copies of it.
-
-    Counted from the decisions themselves: the view `decisions` has them under the first snapshot with equal ones only.
-    """
+    """Pool documents that went because they hold text of the target, and how many of them were nearly copies of it."""
     layer = clean.contents.layers[-1]
     tables = [read_table(store, shard.tables[layer], ["kept", "similarity"]) for shard in clean.contents.shards]
     decided = pa.concat_tables(tables)

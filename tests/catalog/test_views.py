@@ -77,6 +77,34 @@ def test_a_step_that_drops_nothing_has_decided_on_every_document(tmp_path: Path)
     assert found.to_pylist() == [{"snapshot": "unique@1", "n": 3}, {"snapshot": "part@1", "n": 3}]
 
 
+def test_equal_decisions_stand_under_every_snapshot_whose_step_took_them(tmp_path: Path) -> None:
+    catalog = Catalog(Store(tmp_path))
+    settings = {"catalog": catalog, "executor": LocalExecutor(workers=1)}
+    unique = run(ExactDedup(), commit_documents(catalog, "raw", rows=9), into="unique", **settings)  # two are repeats
+    for seed in (1, 2):  # settings that differ, decisions that don't
+        part = run(Split(start=0.0, stop=1.0, seed=seed), unique, into="part", **settings)
+    run(Split(start=0.0, stop=1.0), part, into="again", **settings)
+    decided = {"unique@1": 9, "part@1": 7, "part@2": 7, "again@1": 7}
+    assert _decided(catalog) == decided
+    losses = "SELECT w.snapshot FROM (VALUES ('part@1'), ('part@2')) p(of), LATERAL (FROM waterfall('part@2')) w"
+    assert set(sql(catalog, losses)["snapshot"].to_pylist()) == {"unique@1"}
+    catalog.expire(["unique@1", "part@2"], reason="too many")
+    assert _decided(catalog) == {"part@1": 7 + 9, "again@1": 7 + 7 + 9}, "nearest to what expired"
+
+
+def _decided(catalog: Catalog) -> dict[str, int]:
+    """How many decisions are listed under each snapshot; counted figures and rows say the same."""
+    counted, listed = (
+        {
+            row["snapshot"]: row["n"]
+            for row in sql(catalog, f"SELECT snapshot, {n} AS n FROM {view} GROUP BY 1").to_pylist()
+        }
+        for view, n in (("decision_totals", "sum(documents)::BIGINT"), ("decisions", "count(*)"))
+    )
+    assert counted == listed
+    return listed
+
+
 def test_a_text_is_found_by_its_id(curated: Curated) -> None:
     (row,) = sql(curated.catalog, "SELECT text FROM texts WHERE id = ?", [curated.ids["short"]]).to_pylist()
     assert row["text"] == "too few words"

@@ -6,6 +6,7 @@ import pytest
 
 from catalog.catalog import Catalog
 from catalog.errors import TamisError, UsageError
+from catalog.query import sql
 from catalog.snapshot import Snapshot
 from dataops.exact import ExactDedup
 from dataops.fuzzy import FuzzyDedup
@@ -66,6 +67,15 @@ def test_deciding_again_equals_deciding_at_once_and_reads_no_text(
     assert decisions(catalog, again) == decisions(catalog, at_once)
     assert again.contents.layers == first.contents.layers
     assert sum(stage["bytes"] for stage in catalog.runs[again.run].stages) == 0
+
+
+def test_deciding_again_lists_its_decisions_also_where_they_are_those_of_before(
+    catalog: Catalog, families: Snapshot
+) -> None:
+    first = apply(catalog, FuzzyDedup(), families, into="first")
+    apply(catalog, Redecide(threshold=0.801), first, into="again")
+    listed = sql(catalog, "SELECT snapshot, count(*) AS n FROM decisions GROUP BY ALL ORDER BY snapshot").to_pylist()
+    assert listed == [{"snapshot": name, "n": families.contents.rows} for name in ("again@1", "first@1")]
 
 
 def test_deciding_again_needs_stored_edges_under_the_newest_decision(catalog: Catalog, families: Snapshot) -> None:
