@@ -85,11 +85,12 @@ def held_out_text(made_with: Origins, base: str) -> tuple[str, list[Stated]]:
 
 
 def drift_screen(found: Mapping[str, Any], *, model: str, paths: Sequence[str]) -> str:
-    """The measures, each beside what chance makes of it, and what follows."""
+    """The measures, each beside what chance makes of it, and what follows; `model` is the reference as it was given."""
     known = f" ({found['known_documents']:,} more are in the target already)" if found["known_documents"] else ""
     seen_from, cells = found["psi_limit"] - found["psi_expected"], f"PSI over {found['cells']} cells"
     lines = [
-        f"{found['documents']:,} new documents{known} against {found['target_documents']:,} of the target of {model}",
+        f"{found['documents']:,} new documents{known} against {found['target_documents']:,} of the target of "
+        f"{found['model']}",
         "",
         f"  {'measure':<34} {'new':>8} {'without drift':>14} {'by chance below':>16} {'p':>7}",
         f"  {cells:<34} {found['psi']:>8.3f} {found['psi_expected']:>14.3f} "

@@ -188,7 +188,7 @@ def refresh_now(
     (out / "recipe.yaml").write_text(recipe.to_yaml())
     made = run(Recipe(entries=tuple(_pinned(entry, read) for entry in recipe.entries[last + 1 :])))
     gate = made[f"{base}-gate"].contents.summary
-    winner = made.get(gate["winner"], champion)
+    winner = catalog.current(catalog.refresh().snapshot(gate["winner"]))
     scores = [made[f"{base}-{text}-scores"].ref for text in ("old", "added")]
     exported = Recipe(entries=(stated(f"{base}-export", "export", *scores, winner.ref),))
     written = run(exported)[f"{base}-export"]
@@ -225,9 +225,11 @@ def name_champion(catalog: Catalog, base: str, winner: Snapshot) -> Snapshot:
 
 
 def gate_screen(gate: Mapping[str, Any], *, named: Snapshot, model: Path) -> str:
-    """Champion and challenger on both sets, and which of them serves."""
+    """Champion and challenger, what they reach on both sets, and which of them serves."""
     lines = [
-        f"  {'bits per byte on':<26} {'champion':>10} {'challenger':>11}   challenger - champion, 95%     asked for"
+        f"champion {gate['champion']}, challenger {gate['challenger']}",
+        "",
+        f"  {'bits per byte on':<26} {'champion':>10} {'challenger':>11}   challenger - champion, 95%     asked for",
     ]
     titles = {"old": "held-out text of before", "new": "held-out new text"}
     for row in gate["sets"]:

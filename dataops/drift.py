@@ -43,7 +43,7 @@ class MeasureDrift:
     """
 
     verb: ClassVar[str] = "measure-drift"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
 
     cells: int = 64
     level: float = 0.01
@@ -61,18 +61,19 @@ class MeasureDrift:
                 "level between 0 and 1, at least 1 / level - 1 draws, and 0 < moderate <= large"
             )
 
+    def evidence(self, *inputs: Snapshot) -> list[str]:
+        """The reference of the model that the scores are of, which the verdict names."""
+        return list(inputs[3].require("evaluation").inputs[1:])
+
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """A verdict snapshot with the table `shifts`: each cell's share of both."""
         new, target, fitted, scores, held_out = inputs
         same_cells(new, target)
-        models = _scored(scores)
-        if len(models) != 1 or models[0] not in _scored(held_out):
-            raise UsageError(
-                f"{scores.ref} scored {', '.join(models)}: expected one model, which {held_out.ref} scored too"
-            )
+        model = _scored(work, scores, held_out)
         task = {
             "step": self,
-            "model": models[0],
+            "model": model.name,
+            "reference": model.ref,
             "new": (new.contents.shards, new.contents.layers),
             "target": (target.contents.shards, target.contents.layers),
             "cell-model": target.artifact("cell-model"),
@@ -84,8 +85,15 @@ class MeasureDrift:
         return Contents(kind="verdict", artifacts={"shifts": file_ref(receipt["shifts"])}, summary=receipt["summary"])
 
 
-def _scored(evaluation: Snapshot) -> list[str]:
-    return [row["model"] for row in evaluation.require("evaluation").contents.summary["results"]]
+def _scored(work: Work, scores: Snapshot, held_out: Snapshot) -> Snapshot:
+    """The one model of the scores, which the held-out ones have too. Raises UsageError."""
+    models, others = (work.catalog.inputs(each.require("evaluation"))[1:] for each in (scores, held_out))
+    if len(models) != 1 or (models[0].name, models[0].id) not in {(each.name, each.id) for each in others}:
+        raise UsageError(
+            f"{scores.ref} scored {', '.join(each.ref for each in models)}: expected one model, which {held_out.ref} "
+            f"scored too; it scored {', '.join(each.ref for each in others)}"
+        )
+    return models[0]
 
 
 def judge(step: MeasureDrift, found: Mapping[str, Any]) -> tuple[str, list[str]]:
@@ -132,7 +140,7 @@ def _measure(store: Store, task: Task) -> Receipt:
     low, high = interval_of_psi(windows, tree.num_cells[level], cells, draws=step.draws, seed=step.seed)
     gap = kolmogorov_smirnov(windows, draws=step.draws, level=step.level, seed=step.seed)
     found = {
-        "model": task["model"],
+        "model": task["reference"],
         "documents": windows.new,
         "known_documents": num_known,
         "target_documents": windows.old,

@@ -25,7 +25,7 @@ class Gate:
     """Judge by two evaluations of a champion and a challenger, in this order: on old text, and on new text."""
 
     verb: ClassVar[str] = "gate"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
 
     margin: float = 0.02
 
@@ -33,16 +33,20 @@ class Gate:
         if self.margin < 0:
             raise UsageError(f"margin {self.margin}: expected 0 or more bits per byte")
 
+    def evidence(self, *inputs: Snapshot) -> list[list[str]]:
+        """The references of the models that the evaluations scored, which the verdict names."""
+        return [list(_models(each)) for each in inputs]
+
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
-        """A verdict snapshot: the winner, and what was asked of the challenger on each set."""
+        """A verdict snapshot: champion, challenger and winner as name@version, and what was asked on each set."""
         old, new = inputs
-        names = [_names(each) for each in (old, new)]
-        if names[0] != names[1]:
+        scored = [_models(each) for each in (old, new)]
+        if _ids(work, old) != _ids(work, new):
             raise UsageError(
-                f"{old.ref} scored {', '.join(names[0])}, {new.ref} {', '.join(names[1])}: expected the same two "
+                f"{old.ref} scored {', '.join(scored[0])}, {new.ref} {', '.join(scored[1])}: expected the same two "
                 "models, the champion first"
             )
-        champion, challenger = names[0]
+        champion, challenger = scored[1]
         sets = [_row("old", old, at_most=self.margin), _row("new", new, at_most=0.0)]
         winner = challenger if all(row["holds"] for row in sets) else champion
         summary = {"champion": champion, "challenger": challenger, "winner": winner, "sets": sets}
@@ -50,11 +54,17 @@ class Gate:
         return Contents(kind="verdict", artifacts={"gate": write_table(work.store, table)}, summary=summary)
 
 
-def _names(evaluation: Snapshot) -> list[str]:
-    names = [row["model"] for row in evaluation.require("evaluation").contents.summary["results"]]
-    if len(names) != 2:
-        raise UsageError(f"{evaluation.ref} scored {', '.join(names)}: expected a champion and a challenger")
-    return names
+def _models(evaluation: Snapshot) -> tuple[str, ...]:
+    """The references of the two models that an evaluation scored, the champion first. Raises UsageError."""
+    _, *models = evaluation.require("evaluation").inputs
+    if len(models) != 2:
+        raise UsageError(f"{evaluation.ref} scored {', '.join(models)}: expected a champion and a challenger")
+    return tuple(models)
+
+
+def _ids(work: Work, evaluation: Snapshot) -> list[tuple[str, str]]:
+    """Name and id of what it scored: of equal bytes two versions are one model."""
+    return [(each.name, each.id) for each in work.catalog.inputs(evaluation)[1:]]
 
 
 def _row(text: str, evaluation: Snapshot, *, at_most: float) -> dict[str, Any]:

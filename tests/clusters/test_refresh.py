@@ -89,7 +89,10 @@ def test_text_of_another_topic_is_drift_and_more_of_the_target_is_not(
     assert other["psi"] - other["psi_expected"] > 1
     assert other["low"] > 0
     assert (same["documents"], same["known_documents"]) == (24, 9), "what the target has is left out"
-    assert "24 new documents (9 more are in the target already)" in drift_screen(same, model="tuned", paths=["x"])
+    assert same["model"] == "tuned@1"
+    assert "24 new documents (9 more are in the target already) against 26 of the target of tuned@1" in drift_screen(
+        same, model="tuned", paths=["x"]
+    )
     views = sql(
         Catalog.open(store), "SELECT verdict, sum(new_share) AS s FROM drifts JOIN shifts USING (snapshot) GROUP BY ALL"
     )
@@ -132,12 +135,13 @@ def test_refresh_learns_new_text_keeps_the_better_model_and_does_nothing_twice(s
     new = Additions(add=add, pool=pool, feedback=(str(feedback),), tokens=12_000, margin=0.2)
 
     said = refreshed(store, "tuned", new, tmp_path / "bad", "tuned-challenger.learning_rate=3.0")
-    assert "The champion stays: tuned" in said, said
+    assert "The champion stays: tuned@1 is tuned-champion@1" in said, said
     assert champion(store).id == Catalog.open(store).snapshot("tuned").id, "a worse challenger is refused"
 
     said = refreshed(store, "tuned", new, tmp_path / "out")
     catalog = Catalog.open(store)
-    assert "The challenger takes over: tuned-challenger" in said, said
+    assert "champion tuned@1, challenger tuned-challenger@2\n" in said, said
+    assert "The challenger takes over: tuned-challenger@2 is tuned-champion@2" in said, said
     assert champion(store).id == catalog.snapshot("tuned-challenger").id
     assert (tmp_path / "out" / "model" / "model.safetensors").exists()
     trained = sql(catalog, "SELECT DISTINCT model FROM trained_on('tuned-champion')")["model"].to_pylist()

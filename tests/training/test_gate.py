@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from catalog.catalog import Catalog
@@ -11,6 +12,7 @@ from catalog.errors import UsageError
 from catalog.query import sql
 from catalog.run import run
 from catalog.snapshot import Contents, Snapshot
+from catalog.tables import write_table
 from dataops.executors import LocalExecutor
 from tests.catalog.planted import a_run
 from training.gate import Gate
@@ -22,14 +24,23 @@ def catalog(tmp_path: Path) -> Catalog:
 
 
 def evaluation(catalog: Catalog, name: str, low: float, high: float, models: tuple[str, ...] = ("m", "n")) -> Snapshot:
-    """As `evaluate` leaves it: n is better than m by the middle of the interval."""
+    """As `evaluate` leaves it: n is better than m by the middle of the interval. Each model has its version 1."""
+    kept = [model if model in catalog.snapshots else scored_model(catalog, model).name for model in ("text", *models)]
     difference = (low + high) / 2
     results = [
         {"model": model, "documents": 9, "bits_per_byte": 2 + difference * place} for place, model in enumerate(models)
     ]
     pair = {"model": models[-1], "baseline": models[0], "difference": difference, "low": low, "high": high}
     summary = {"results": results, "comparisons": [pair]}
-    return catalog.commit(name, Contents(kind="evaluation", summary=summary), a_run(f"{name} {low} {high} {models}"))
+    inputs = [catalog.snapshot(each) for each in kept]
+    run = a_run(f"{name} {low} {high} {[each.ref for each in inputs]}")
+    return catalog.commit(name, Contents(kind="evaluation", summary=summary), run, inputs=inputs)
+
+
+def scored_model(catalog: Catalog, name: str, weights: str = "w") -> Snapshot:
+    """Another version of a model; equal weights are equal contents."""
+    files = {"weights": write_table(catalog.store, pa.table({"w": [weights]}))}
+    return catalog.commit(name, Contents(kind="model", artifacts=files), a_run(f"{name} {weights}"))
 
 
 @pytest.mark.parametrize(
@@ -47,22 +58,35 @@ def test_a_challenger_passes_only_when_both_intervals_lie_below_what_is_asked(
 ) -> None:
     given = [evaluation(catalog, "old", *old), evaluation(catalog, "new", *new)]
     made = run(Gate(), *given, into="gate", catalog=catalog, executor=LocalExecutor(workers=1))
-    assert made.contents.summary["winner"] == ("n" if promoted else "m")
+    assert made.contents.summary["winner"] == ("n@1" if promoted else "m@1")
     rows = sql(
         catalog, "SELECT text, champion, challenger, winner, at_most, holds FROM gates ORDER BY text DESC"
     ).to_pylist()
     assert [(row["text"], row["at_most"]) for row in rows] == [("old", 0.02), ("new", 0.0)]
     assert all(row["holds"] for row in rows) == promoted
+    assert {(row["champion"], row["challenger"]) for row in rows} == {("m@1", "n@1")}
 
 
 def test_a_wider_margin_lets_more_pass(catalog: Catalog) -> None:
     given = [evaluation(catalog, "old", -0.01, 0.03), evaluation(catalog, "new", -0.2, -0.1)]
     made = run(Gate(margin=0.05), *given, into="gate", catalog=catalog, executor=LocalExecutor(workers=1))
-    assert made.contents.summary["winner"] == "n"
+    assert made.contents.summary["winner"] == "n@1"
+
+
+def test_the_verdict_names_the_version_that_was_scored_and_another_one_is_another_model(catalog: Catalog) -> None:
+    old, new = evaluation(catalog, "old", -0.01, 0.01), evaluation(catalog, "new", -0.2, -0.1)
+    settings = {"into": "gate", "catalog": catalog, "executor": LocalExecutor(workers=1)}
+    assert run(Gate(), old, new, **settings).contents.summary["winner"] == "n@1"
+    scored_model(catalog, "n", "other weights")
+    with pytest.raises(UsageError, match="old@1 scored m@1, n@1, new@2 m@1, n@2: expected the same two"):
+        run(Gate(), old, evaluation(catalog, "new", -0.2, -0.1), **settings)
+    again = evaluation(catalog, "old", -0.01, 0.01)
+    assert run(Gate(), again, evaluation(catalog, "new", -0.2, -0.1), **settings).contents.summary["winner"] == "n@2"
 
 
 def test_evaluations_of_other_models_are_refused(catalog: Catalog) -> None:
-    for models, message in ((("n", "m"), "old@1 scored m, n, new@. n, m"), (("m",), "new@. scored m: expected a")):
+    messages = "old@1 scored m@1, n@1, new@. n@1, m@1", "new@. scored m@1: expected a"
+    for models, message in zip((("n", "m"), ("m",)), messages, strict=True):
         given = [evaluation(catalog, "old", 0, 1), evaluation(catalog, "new", 0, 1, models)]
         given[0] = catalog.snapshot("old@1")
         with pytest.raises(UsageError, match=message):
