@@ -39,7 +39,7 @@ def drift_recipe(catalog: Catalog, reference: str, paths: Sequence[str]) -> Reci
             settings |= {"max_drop_per_source": 1.0, "first_come": False}
         if step.step == "exact-dedup":
             settings["first_come"] = False
-        entries.append(next_entry(entries, f"{base}-new-{step.step}", step.step, *step.inputs, **settings))
+        entries.append(next_entry(entries, f"{base}-new-{step.name}", step.step, *step.inputs, **settings))
     entries += [
         next_entry(entries, f"{base}-new-tokens", "tokenize", made_with.tokenizer.ref),
         stated(f"{base}-new-cells", "assign-cells", f"{base}-new-tokens", made_with.fitted.ref),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from catalog.catalog import Catalog
@@ -44,7 +45,7 @@ class Origins:
     validation: Snapshot
     held_out: tuple[Snapshot, ...]
     tuned: Snapshot  # itself or what it was before, as `finetune` made it
-    mixture: tuple[Snapshot, ...]  # the last of `weigh`, or none
+    mixture: tuple[Snapshot, ...]  # the last, or none
 
 
 def origins_of(catalog: Catalog, reference: str) -> Origins:
@@ -70,7 +71,7 @@ def origins_of(catalog: Catalog, reference: str) -> Origins:
         tokenizer=inputs_of(catalog, tokenized)[1],
         validation=validation,
         tuned=tuned[0],
-        mixture=tuple(each for each in mixed[:1] if made_by(catalog, each) == "weigh"),
+        mixture=tuple(each for each in behind if each.contents.kind == "mixture")[:1],
         held_out=_held_out(catalog, model, target, [inputs_of(catalog, each)[1] for each in tuned]) or (validation,),
     )
 
@@ -106,14 +107,27 @@ def all_made_by(catalog: Catalog, text: Snapshot, verb: str) -> list[Snapshot]:
 
 
 def curation(catalog: Catalog, text: Snapshot) -> list[Stated]:
-    """The curating steps from files to `text`, in order, unnamed: their inputs are those after the documents."""
+    """The curating steps from files to `text`, in order, each named by its verb: inputs are those after documents."""
     found: list[Stated] = []
-    for each in _texts(catalog, text):
+    for each in list(_texts(catalog, text))[::-1]:
         verb = made_by(catalog, each)
         if verb in CURATING:
             others = tuple(other.ref for other in inputs_of(catalog, each)[1:])
-            found.append(Stated(name="", step=verb, inputs=others, settings=settings_of(catalog, each)))
-    return found[::-1]
+            again = sum(step.step == verb for step in found)
+            name = f"{verb}-{again + 1}" if again else verb
+            found.append(Stated(name=name, step=verb, inputs=others, settings=settings_of(catalog, each)))
+    return found
+
+
+def undone_before(catalog: Catalog, text: Snapshot) -> list[Snapshot]:
+    """What decided on documents on the way from files to `text`, by steps that do not curate: the newest first."""
+    way = list(_texts(catalog, text))
+    return [
+        each
+        for each, before in pairwise(way)
+        if made_by(catalog, each) not in (*CURATING, *NEWEST)
+        and set(each.contents.layers) - set(before.contents.layers) - {RULE}
+    ]
 
 
 def _texts(catalog: Catalog, text: Snapshot) -> Iterator[Snapshot]:

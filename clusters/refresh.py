@@ -23,8 +23,20 @@ from catalog.projection import publish
 from catalog.snapshot import Snapshot
 from clusters.console import Console
 from clusters.drift import CHAMPION, base_name, held_out_text, next_entry, reading
-from clusters.origins import Origins, all_made_by, curation, inputs_of, last_made_by, origins_of, settings_of
+from clusters.origins import (
+    WEIGHING,
+    Origins,
+    all_made_by,
+    curation,
+    inputs_of,
+    last_made_by,
+    made_by,
+    origins_of,
+    settings_of,
+    undone_before,
+)
 from clusters.recipes import Recipe, Stated, override, stated
+from clusters.registry import INPUTS
 from clusters.runner import run_recipe
 from clusters.specialize import write_export
 
@@ -32,6 +44,7 @@ REPLAY = 0.3  # of the stream is pool text
 PARTS = {"train": (0.0, 0.7), "validation": (0.7, 0.8), "test": (0.8, 1.0)}  # of the new text
 # What is there stays. Text that comes again, like a whole folder with a few new files, is no sign of a broken step.
 JOINING = {"first_come": True, "max_drop_per_source": 1.0}
+DUPLICATES = ("exact-dedup", "fuzzy-dedup")  # new text goes through the last of them beside what is there
 SHAPED = ("tokens", "params", "expert", "lora_rank", "label_share")  # settings of fine-tuning that are not taken over
 
 
@@ -100,13 +113,21 @@ def _pool(catalog: Catalog, made_with: Origins, base: str, new: Additions) -> li
 def _newcomers(catalog: Catalog, text: Snapshot, name: str, paths: Sequence[str]) -> list[Stated]:
     """Files as far as those of `text` went before tokens: deduplicated against it, then judged by themselves."""
     old = last_made_by(catalog, text, "fuzzy-dedup")
+    undone = undone_before(catalog, old)
+    if undone:
+        raise UsageError(
+            f"{made_by(catalog, undone[0])} made {undone[0].ref} before fuzzy-dedup made {old.ref}, and new text can't "
+            f"be treated like it: deduplicate before that, make {text.ref} of it and train on it"
+        )
     steps = curation(catalog, text)
     verbs = [step.step for step in steps]
-    first, last = verbs.index("fuzzy-dedup"), len(verbs) - 1 - verbs[::-1].index("fuzzy-dedup")
-    first = min(first, verbs.index("exact-dedup")) if "exact-dedup" in verbs else first
+    last = len(verbs) - 1 - verbs[::-1].index("fuzzy-dedup")
+    first = last
+    while first and verbs[first - 1] in DUPLICATES:
+        first -= 1
     entries = reading(catalog, text, name, paths)
     for step in steps[:first]:
-        entries.append(next_entry(entries, f"{name}-{step.step}", step.step, *step.inputs, **step.settings))
+        entries.append(next_entry(entries, f"{name}-{step.name}", step.step, *step.inputs, **step.settings))
     entries += [
         stated(f"{name}-all", "append", old.ref, entries[-1].name),
         stated(f"{name}-unique", "exact-dedup", f"{name}-all", first_come=True),
@@ -114,7 +135,7 @@ def _newcomers(catalog: Catalog, text: Snapshot, name: str, paths: Sequence[str]
         stated(f"{name}-only", "newcomers", f"{name}-dedup", old.ref),
     ]
     for step in steps[last + 1 :]:
-        entries.append(next_entry(entries, f"{name}-{step.step}", step.step, *step.inputs, **step.settings))
+        entries.append(next_entry(entries, f"{name}-{step.name}", step.step, *step.inputs, **step.settings))
     return entries
 
 
@@ -125,18 +146,18 @@ def _training(catalog: Catalog, made_with: Origins, base: str, new: Additions, *
     budget = max(1, round(REPLAY * tokens))
     context = inputs_of(catalog, made_with.tuned)[0].contents.summary["context"]
     tuning = {name: value for name, value in before.items() if name not in SHAPED}
-    weighing = [settings_of(catalog, each) for each in made_with.mixture] or [{}]
+    selector, weighing = _selector(catalog, made_with, new)
     champion, challenger = made_with.model.ref, f"{base}-challenger"
     feedback, votes = _feedback(made_with, base, new)
     return [
         *feedback,
         stated(
             f"{base}-mixture",
-            "weigh",
+            selector,
             f"{base}-pool-pure",
             f"{base}-target",
             *votes,
-            **weighing[0] | {"tokens": budget},
+            **weighing | {"tokens": budget},
         ),
         stated(f"{base}-replay", "resample", f"{base}-pool-pure", f"{base}-mixture", tokens=budget),
         stated(f"{base}-replay-packs", "pack", f"{base}-replay", context=context),
@@ -149,8 +170,27 @@ def _training(catalog: Catalog, made_with: Origins, base: str, new: Additions, *
     ]
 
 
+def _selector(catalog: Catalog, made_with: Origins, new: Additions) -> tuple[str, dict[str, Any]]:
+    """The step that weighs the target anew, and its settings: those of the model's mixture. Raises UsageError."""
+    if not made_with.mixture:
+        return "weigh", {}
+    (mixture,), model = made_with.mixture, made_with.model.ref
+    selector = made_by(catalog, mixture)
+    if selector not in WEIGHING:
+        raise UsageError(
+            f"{model} was made by the mixture {mixture.ref} of {selector}, which can't be weighed anew for one target: "
+            "make its mixtures, the model and its packs again with the new text among the files, by `tamis run`"
+        )
+    if new.feedback and "[feedback]" not in INPUTS[selector]:
+        raise UsageError(
+            f"{model} was made by the mixture {mixture.ref} of {selector}, which takes no feedback (weigh does): leave "
+            "--feedback out"
+        )
+    return selector, settings_of(catalog, mixture)
+
+
 def _feedback(made_with: Origins, base: str, new: Additions) -> tuple[list[Stated], list[str]]:
-    """Feedback in cells, and its name as an input of `weigh`."""
+    """Feedback in cells, and its name as an input of the selector."""
     if not new.feedback:
         return [], []
     name = f"{base}-feedback"

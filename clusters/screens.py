@@ -45,7 +45,8 @@ def facts(snapshot: Snapshot) -> str:
     wanted = {
         "tokenizer": "{vocab_size:,} tokens learned from {documents:,} documents",
         "classifier": "accuracy {accuracy:.3f}, macro F1 {macro_f1:.3f} on {held_out_documents:,} held-out documents",
-        "mixture": "{cells} cells, effective sample {effective_sample_size:.1f} cells, target coverage {coverage:.3f}",
+        "mixture": "{cells} cells, effective sample {effective_sample_size:.1f} cells"
+        + (", target coverage {coverage:.3f}" if "coverage" in summary else ""),
         "packs": "{rows:,} rows of {context} tokens",
         "model": "{parameters:,} parameters" + (", {tokens:,} tokens, loss {loss:.3f}" if "loss" in summary else ""),
         "export": "{model}, {bits_per_byte:.4f} bits/byte on validation",

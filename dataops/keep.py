@@ -186,7 +186,7 @@ def _load(database: duckdb.DuckDBPyConnection, store: Store, task: Task) -> None
         paths = ", ".join("'" + path.replace("'", "''") + "'" for path in files(name))
         return f"""SELECT first + row AS document, t.* EXCLUDE (row)
             FROM (SELECT filename, {columns} FROM read_parquet([{paths}], filename = true)) t
-            JOIN of_{name} USING (filename)"""
+            JOIN "of_{name}" USING (filename)"""
 
     edges = [str(store.local(ref)) for ref in task["edges"]]
     database.execute(

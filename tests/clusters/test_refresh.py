@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,14 @@ import pytest
 from catalog.catalog import Catalog
 from catalog.errors import UsageError
 from catalog.query import sql
-from catalog.snapshot import Snapshot
+from catalog.snapshot import Contents, Snapshot
 from clusters.console import Console
 from clusters.drift import drift_recipe, drift_screen
 from clusters.origins import origins_of
 from clusters.recipes import Recipe, Stated, validate
 from clusters.refresh import Additions, refresh_now, refresh_recipe
 from clusters.runner import run_recipe
+from tests.catalog.planted import a_run
 from tests.clusters.test_cli import Tamis, tamis  # noqa: F401  # a fixture
 from tests.conftest import Curated
 from tests.dataops.conftest import topic_rows
@@ -167,6 +169,106 @@ def test_a_document_or_two_are_too_little_to_judge_a_new_model_by(store: Path, t
     new = Additions(add=written(tmp_path / "one.jsonl", topic_rows({"topic-3": 1}, seed=80)))
     with pytest.raises(UsageError, match="too little new text: no document is left for tuned-added-"):
         refreshed(store, "tuned", new, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def trained(catalog: Catalog, name: str, step: str, *inputs: str) -> None:
+    """A model as far as lineage goes: nothing is trained."""
+    read = [catalog.snapshot(each) for each in inputs]
+    settings = {"is": step, "revision": 1, "tokens": 2_000}
+    run = replace(a_run(name), step=step, parameters=settings, inputs=tuple(each.id for each in read))
+    catalog.commit(name, Contents(kind="model"), run, inputs=read)
+
+
+def entry(name: str, step: str, *inputs: str, **settings: object) -> Stated:
+    return Stated(name=name, step=step, inputs=inputs, settings=settings)
+
+
+@pytest.fixture(scope="module")
+def other(store: Path, curated: Curated) -> Path:
+    """In the same store models of other ways: rules before near-duplicates, n-grams of windows, two mixtures."""
+    target = str(curated.store.parent / "target.jsonl")
+    entries = (
+        entry("early", "ingest", paths=[target]),
+        entry("early-unique", "exact-dedup", "early"),
+        entry("early-half", "split", "early-unique", start=0.0, stop=0.9),
+        entry("early-quality", "quality-filter", "early-unique"),
+        *(
+            each
+            for name, text in (("early", "early-quality"), ("halved", "early-half"))
+            for each in (
+                entry(f"{name}-dedup", "fuzzy-dedup", text),
+                entry(f"{name}-tokens", "tokenize", f"{name}-dedup", "tokenizer"),
+                entry(f"{name}-train", "split", f"{name}-tokens", start=0.0, stop=0.85),
+                entry(f"{name}-validation", "split", f"{name}-tokens", start=0.85, stop=1.0),
+                entry(f"{name}-cells", "assign-cells", f"{name}-train", "clean-cells"),
+                entry(f"{name}-packs", "pack", f"{name}-cells", context=64),
+            )
+        ),
+        entry("ngrams", "weigh-ngrams", "clean-cells", "early-cells", tokens=4_000, buckets=4096, defence=0.2),
+        entry("both", "combine", "ngrams", "mixture", tokens=4_000),
+        *(
+            each
+            for mixture in ("ngrams", "both")
+            for each in (
+                entry(f"{mixture}-drawn", "resample", "clean-cells", mixture, tokens=4_000),
+                entry(f"{mixture}-packs", "pack", f"{mixture}-drawn", context=64),
+            )
+        ),
+    )
+    run_recipe(Recipe(entries=entries), store=str(store), **HERE)  # type: ignore[arg-type]
+    catalog = Catalog.open(store)
+    for mixture in ("ngrams", "both"):
+        trained(catalog, f"{mixture}-base", "pretrain", f"{mixture}-packs")
+        trained(catalog, f"by-{mixture}", "finetune", "early-packs", "early-validation", f"{mixture}-base")
+    trained(catalog, "halved", "finetune", "halved-packs", "halved-validation", "base")
+    return store
+
+
+def test_refresh_weighs_by_the_models_own_selector_and_curates_in_the_models_own_order(
+    other: Path, tmp_path: Path
+) -> None:
+    for model, add in (("by-ngrams", "first"), ("by-ngrams-champion", "second")):
+        catalog = Catalog.open(other)
+        paths = written(tmp_path / f"{add}.jsonl", [*topic_rows({"topic-2": 20}, seed=len(add)), {"text": "too short"}])
+        recipe = refresh_recipe(catalog, model, Additions(add=paths, tokens=2_000))
+        names = [each.name for each in recipe.entries]
+        assert len(set(names)) == len(names)
+        recipe = Recipe(entries=recipe.entries[: names.index("by-ngrams-challenger")])
+        made = run_recipe(recipe, store=str(other), **HERE)  # type: ignore[arg-type]
+        catalog = Catalog.open(other)
+        weighed = catalog.runs[made["by-ngrams-mixture"].run]
+        assert weighed.step == "weigh-ngrams"
+        assert {name: weighed.parameters[name] for name in ("tokens", "buckets", "defence")} == {
+            "tokens": 600, "buckets": 4096, "defence": 0.2
+        }  # fmt: skip
+        assert [layer for layer in made["by-ngrams-added-only"].contents.layers if "dup" not in layer] == [
+            "exact", "quality", "exact#2"
+        ]  # fmt: skip
+        assert made["by-ngrams-added-only"].contents.rows == 20
+        assert made["by-ngrams-packs"].contents.rows
+        if model == "by-ngrams":
+            trained(catalog, "by-ngrams-champion", "finetune", "by-ngrams-packs", "by-ngrams-validation", model)
+    joined = _texts(catalog, "by-ngrams-target")
+    for part in ("early-cells", "by-ngrams-added-train@1", "by-ngrams-added-train@2"):
+        assert _texts(catalog, part) < joined
+
+
+@pytest.mark.parametrize(
+    ("model", "feedback", "message"),
+    [
+        ("by-both", (), "by-both@1 was made by the mixture both@1 of combine, which can't be weighed anew"),
+        ("by-ngrams", ("votes.jsonl",), "mixture ngrams@1 of weigh-ngrams, which takes no feedback"),
+        ("halved", (), "split made early-half@1 before fuzzy-dedup made halved-dedup@1, and new text can't be treated"),
+    ],
+)
+def test_what_can_not_be_done_again_is_refused_before_anything_runs(
+    other: Path, tmp_path: Path, model: str, feedback: tuple[str, ...], message: str
+) -> None:
+    before = Catalog.open(other).sequence
+    with pytest.raises(UsageError, match=message):
+        refreshed(other, model, Additions(add=("no such file",), feedback=feedback), tmp_path / "out")
+    assert Catalog.open(other).sequence == before
     assert not (tmp_path / "out").exists()
 
 

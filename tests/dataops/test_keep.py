@@ -96,6 +96,14 @@ def mirrored(mirror: int, others: int) -> list[dict]:
     return rows + [{"text": text, "site": "mirror"} for text in texts[:mirror]]
 
 
+def test_near_duplicates_are_removed_after_two_steps_of_one_kind(catalog: Catalog, families: Snapshot) -> None:
+    once = apply(catalog, ExactDedup(), families, into="once")
+    twice = apply(catalog, ExactDedup(first_come=True), once, into="twice")
+    dedup = apply(catalog, FuzzyDedup(), twice, into="dedup")
+    assert dedup.contents.layers == ("exact", "exact#2", "near-duplicate")
+    assert kept_kinds(catalog, dedup) == ["longer"]
+
+
 def test_a_source_that_would_vanish_stops_the_run_unless_allowed(catalog: Catalog, ingest: Make) -> None:
     pool = ingest(mirrored(120, 20), source_column="site")
     with pytest.raises(TamisError) as stopped:
