@@ -89,9 +89,8 @@ def time_shards(catalog: Catalog, shards: int, repeat: int) -> None:
             for refs in zip(*tables.values(), strict=True)
         )
         layers = tuple(name for name in tables if name.startswith("quality"))
-        catalog.commit(
-            "pool", Contents(kind="documents", shards=made, layers=layers, counts=_counts(catalog)), _run(number)
-        )
+        contents = Contents(kind="documents", shards=made, layers=layers, counts=_counts(catalog))
+        catalog.commit("pool", contents, _run(number), inputs=catalog.history[-1:])
     log = sum(path.stat().st_size for path in (catalog.store.here / "_log").iterdir())
     print(
         f"{SNAPSHOTS} snapshots of {each:,} shards, one more table each: committed in "
@@ -157,7 +156,8 @@ def make_documents(catalog: Catalog, documents: int) -> None:
         receipts = [count_task(catalog.store, {"shard": shard, "layers": layers}) for shard in made]
         counts = store_counts(catalog.store, add_up_receipts(receipts))
         print(f"  {name}: {sum(rows):,} documents, figures counted in {time.perf_counter() - began:.1f} s", flush=True)
-        catalog.commit(name, Contents(kind="documents", shards=made, layers=layers, counts=counts), _run(number))
+        contents = Contents(kind="documents", shards=made, layers=layers, counts=counts)
+        catalog.commit(name, contents, _run(number), inputs=catalog.history[-1:])
     began = time.perf_counter()
     publish(catalog)
     print(
