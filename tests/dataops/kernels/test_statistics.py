@@ -63,16 +63,15 @@ def reference(text: str) -> dict[str, float]:
     return result
 
 
-def check(texts: list[str]) -> None:
-    table = statistics.text_statistics(pa.array(texts, pa.string()))
-    assert table.column_names == [*statistics.COUNTS, *statistics.SHARES]
-    for text, row in zip(texts, table.to_pylist(), strict=True):
-        assert row == pytest.approx(reference(text), rel=1e-12), text
+def others(texts: list[str]) -> list[str]:
+    """The texts whose statistics are not the reference's."""
+    rows = statistics.text_statistics(pa.array(texts, pa.string())).to_pylist()
+    return [text for text, row in zip(texts, rows, strict=True) if row != pytest.approx(reference(text), rel=1e-12)]
 
 
 @given(st.lists(st.text()))
 def test_statistics_of_any_text_are_the_references(texts: list[str]) -> None:
-    check(texts)
+    assert others(texts) == []
 
 
 @given(
@@ -84,19 +83,21 @@ def test_statistics_of_any_text_are_the_references(texts: list[str]) -> None:
     )
 )
 def test_statistics_of_repetitive_text_are_the_references(texts: list[str]) -> None:
-    check(texts)
+    assert others(texts) == []
 
 
 def test_statistics_of_writing_and_of_planted_repetition_are_the_references() -> None:
     song = "\n".join(["row row row your boat gently down the stream", "life is but a dream..."] * 7)
     draw = np.random.default_rng(0)
     noise = " ".join(f"w{i}" for i in draw.integers(0, 300, 3000))
-    check([*WRITINGS, song, noise, "one\r\ntwo\r\n\r\none\x1fx\x85y\n", "a" * 5000, "#" * 100, "\n\n \n"])
+    odd = ["one\r\ntwo\r\n\r\none\x1fx\x85y\n", "a" * 5000, "#" * 100, "\n\n \n"]
+    assert others([*WRITINGS, song, noise, *odd]) == []
 
 
 def test_statistics_do_not_depend_on_the_batch() -> None:
     texts = pa.array([*WRITINGS, None, "the end ... the end ..."])
     whole = statistics.text_statistics(texts)
+    assert whole.column_names == [*statistics.COUNTS, *statistics.SHARES]
     parts = [statistics.text_statistics(texts.slice(i, 1)) for i in range(len(texts))]
     assert pa.concat_tables(parts).combine_chunks().equals(whole.combine_chunks())
     assert statistics.text_statistics(texts.slice(0, 0)).num_rows == 0
