@@ -53,8 +53,8 @@ LEAST = 20  # windows of each side that a cell needs before its AUC says somethi
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selector:
-    """What the selectors of this module have in common. `keeps_cells`: weights of cells stand, scores divide them."""
+class Selecting:
+    """Settings of every selector of this module. `keeps_cells`: weights of cells stand, scores divide them."""
 
     verb: ClassVar[str]
     revision: ClassVar[int] = 1
@@ -70,18 +70,9 @@ class Selector:
     def __post_init__(self) -> None:
         check_sampling(self.tokens, self.temperature, self.defence, self.max_epochs)
 
-    @property
-    def scorer(self) -> Scorer:
-        """What gives a window its score."""
-        raise NotImplementedError
-
-    def build(self, work: Work, *inputs: Snapshot) -> Contents:
-        """A mixture snapshot with `weights` and `factors`."""
-        return weigh_by_score(self, work, *inputs)
-
 
 @dataclass(frozen=True, kw_only=True)
-class WeighTwoStage(Selector):
+class WeighTwoStage(Selecting):
     """Weights of cells as `weigh` finds them, and inside a cell by words and word pairs."""
 
     verb: ClassVar[str] = "weigh-two-stage"
@@ -89,38 +80,38 @@ class WeighTwoStage(Selector):
 
     buckets: int = 1 << 16
 
-    @property
-    def scorer(self) -> Scorer:
-        return BagScorer(buckets=self.buckets)
+    def build(self, work: Work, *inputs: Snapshot) -> Contents:
+        """A mixture snapshot with `weights` and `factors`."""
+        return weigh_by_score(self, BagScorer(buckets=self.buckets), work, *inputs)
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeighNgrams(Selector):
+class WeighNgrams(Selecting):
     """Weights of windows by words and word pairs."""
 
     verb: ClassVar[str] = "weigh-ngrams"
 
     buckets: int = 1 << 16
 
-    @property
-    def scorer(self) -> Scorer:
-        return BagScorer(buckets=self.buckets)
+    def build(self, work: Work, *inputs: Snapshot) -> Contents:
+        """A mixture snapshot with `weights` and `factors`."""
+        return weigh_by_score(self, BagScorer(buckets=self.buckets), work, *inputs)
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeighCrossEntropy(Selector):
+class WeighCrossEntropy(Selecting):
     """Weights of windows by the difference of two language models."""
 
     verb: ClassVar[str] = "weigh-cross-entropy"
     revision: ClassVar[int] = 2
 
-    @property
-    def scorer(self) -> Scorer:
-        return CrossEntropyScorer()
+    def build(self, work: Work, *inputs: Snapshot) -> Contents:
+        """A mixture snapshot with `weights` and `factors`."""
+        return weigh_by_score(self, CrossEntropyScorer(), work, *inputs)
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeighClassifier(Selector):
+class WeighClassifier(Selecting):
     """Weights of windows by a fastText classifier of target against pool."""
 
     verb: ClassVar[str] = "weigh-classifier"
@@ -137,16 +128,24 @@ class WeighClassifier(Selector):
                 f"buckets x dimension >= {ZEROED_BYTES // 4:,}"
             )
 
-    @property
-    def scorer(self) -> Scorer:
-        return ClassifierScorer(dimension=self.dimension, epochs=self.epochs, buckets=self.buckets)
+    def build(self, work: Work, *inputs: Snapshot) -> Contents:
+        """A mixture snapshot with `weights` and `factors`."""
+        return weigh_by_score(
+            self, ClassifierScorer(dimension=self.dimension, epochs=self.epochs, buckets=self.buckets), work, *inputs
+        )
 
 
-def weigh_by_score(step: Selector, work: Work, *inputs: Snapshot) -> Contents:
-    """The mixture of a selector over (pool, target)."""
+def weigh_by_score(step: Selecting, scorer: Scorer, work: Work, *inputs: Snapshot) -> Contents:
+    """The mixture of a selector over (pool, target); `scorer` gives a window its score."""
     pool, target = same_cells(*inputs)
     model = pool.artifact("cell-model")
-    settings = {"step": step, "folder": str(work.folder), "cell-model": model, "tokenizer": pool.artifact("tokenizer")}
+    settings = {
+        "step": step,
+        "scorer": scorer,
+        "folder": str(work.folder),
+        "cell-model": model,
+        "tokenizer": pool.artifact("tokenizer"),
+    }
     tasks = [
         {**task, "side": side, "index": index}
         for side, snapshot in (("pool", pool), ("target", target))
@@ -188,7 +187,7 @@ def _measure(store: Store, task: Task) -> Receipt:
 
 
 def _sample(store: Store, task: Task) -> Receipt:
-    step: Selector = task["step"]
+    step: Selecting = task["step"]
     cells = load_cells(store, task["cell-model"])
     windows = cut(store, task, cells.context)
     placed = read_live(store, task["shard"], task["layers"], ["cell"], table="cells")["cell"].to_numpy()
@@ -211,7 +210,7 @@ def _sample(store: Store, task: Task) -> Receipt:
 
 def _learn(store: Store, task: Task) -> Receipt:
     """A scorer from all the samples, or from the documents that are not in one half; no model where a side is empty."""
-    step: Selector = task["step"]
+    scorer: Scorer = task["scorer"]
     target, pool = (
         sample if task["part"] == WHOLE else sample.part(_halves(table) != task["part"])
         for sample, table in (_read_sample(store, task, side) for side in ("target", "pool"))
@@ -219,17 +218,17 @@ def _learn(store: Store, task: Task) -> Receipt:
     if not len(target) or not len(pool):
         return {"model": "", "windows": 0}
     path = Path(task["folder"]) / f"scorer-{task['part']}.model"
-    step.scorer.fit(target, pool, path)
+    scorer.fit(target, pool, path)
     return {"model": str(path), "windows": len(target) + len(pool)}
 
 
 def _calibrate(store: Store, task: Task) -> Receipt:
-    step: Selector = task["step"]
+    scorer: Scorer = task["scorer"]
     target, of_target = _read_sample(store, task, "target")
     pool, of_pool = _read_sample(store, task, "pool")
     paths = [Path(model) if model else None for model in task["models"]]
     ours, theirs = (
-        _held_out_scores(step.scorer, sample, _halves(table), paths)
+        _held_out_scores(scorer, sample, _halves(table), paths)
         for sample, table in ((target, of_target), (pool, of_pool))
     )
     target_cells, pool_cells = of_target["cell"].to_numpy(), of_pool["cell"].to_numpy()
@@ -279,7 +278,7 @@ def _held_out_scores(scorer: Scorer, sample: Sample, halves: np.ndarray, models:
 
 def _cell_ratios(store: Store, task: Task) -> np.ndarray:
     """ln of the target's share over the pool's for each cell, where the selector keeps cells; else 0."""
-    step: Selector = task["step"]
+    step: Selecting = task["step"]
     tree = load_cells(store, task["cell-model"]).tree
     if not step.keeps_cells:
         return np.zeros(tree.num_cells[-1])
@@ -289,14 +288,14 @@ def _cell_ratios(store: Store, task: Task) -> np.ndarray:
 
 
 def _of_cells(store: Store, task: Task) -> ImportanceWeights:
-    step: Selector = task["step"]
+    step: Selecting = task["step"]
     alone = Weigh(tokens=step.tokens, defence=step.defence, max_epochs=step.max_epochs, temperature=step.temperature)
     pool, target = read_placed(store, task["pool"]), read_placed(store, task["target"])
     return weigh(alone, pool, target, load_cells(store, task["cell-model"]).tree).weights
 
 
 def _score(store: Store, task: Task) -> Receipt:
-    step: Selector = task["step"]
+    scorer: Scorer = task["scorer"]
     windows = cut(store, task, load_cells(store, task["cell-model"]).context)
     sample = Sample(
         texts=windows.text,
@@ -305,12 +304,12 @@ def _score(store: Store, task: Task) -> Receipt:
         vocab_size=BpeTokenizer(store.local(task["tokenizer"])).vocab_size,
     )
     path = Path(task["folder"]) / f"score-{task['number']}.npy"
-    np.save(path, step.scorer.score(Path(task["model"]), sample))
+    np.save(path, scorer.score(Path(task["model"]), sample))
     return {"path": str(path), "windows": len(windows), "bytes": windows.text.nbytes}
 
 
 def _weigh(store: Store, task: Task) -> Receipt:
-    step: Selector = task["step"]
+    step: Selecting = task["step"]
     shards, layers = task["pool"]
     pool, target = read_placed(store, task["pool"]), read_placed(store, task["target"])
     scores = np.concatenate([np.load(path) for path in task["scores"]])
