@@ -48,7 +48,7 @@ def encode(tokenizer: BpeTokenizer) -> Encoder:
 
 
 def compare(tokenizer: BpeTokenizer, encode: Encoder, texts: list[str]) -> tuple[list[str], int]:
-    """The texts with other tokens than those of `tokenizers` (none, where they are left to it), and how many are left."""
+    """The texts with other tokens than those of `tokenizers` (none where left to it), and how many are left."""
     found = encode(pa.array(texts, pa.large_string()))
     others = [
         texts[row]
