@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,22 +13,20 @@ from catalog.errors import UsageError
 from clusters.commands.options import (
     STORE,
     WORKERS,
-    CellsOption,
     DomainColumnOption,
     ExecutorOption,
     IdColumnOption,
-    MinutesOption,
-    ParamsOption,
-    PoolOption,
     PrintRecipeOption,
     SetOption,
     StoreOption,
-    TargetOption,
     TextColumnOption,
-    TokensOption,
     WorkersOption,
     absolute,
 )
+from clusters.commands.wanted import of_what_is_wanted
+
+if TYPE_CHECKING:
+    from clusters.specialize import Plan
 
 app = typer.Typer()
 
@@ -51,21 +50,14 @@ def demo(
 
 
 @app.command()
+@of_what_is_wanted
 def specialize(
-    pool: PoolOption,
-    target: TargetOption,
+    plan: Plan,
     out: Annotated[Path, typer.Option("--out", help="Folder for the exported model.")],
     store: Annotated[str | None, typer.Option("--store", help="Folder of the store; default OUT/store.")] = None,
-    tokens: TokensOption = None,
-    params: ParamsOption = 1_000_000,
-    minutes: MinutesOption = 5.0,
-    cells: CellsOption = 64,
     family: Annotated[
         str, typer.Option(help="decoder, recurrent, or beside two decoders: projected, soup, mixture.")
     ] = "decoder",
-    text_column: TextColumnOption = "text",
-    id_column: IdColumnOption = None,
-    domain_column: DomainColumnOption = None,
     executor: ExecutorOption = "auto",
     workers: WorkersOption = WORKERS,
     assignments: SetOption = None,
@@ -75,21 +67,11 @@ def specialize(
 
     From pool and target to an exported model, with baselines and the evidence for or against it.
     """
-    from clusters.specialize import Plan, columns, recipe_for, specialize_now
+    from clusters.recipes import override
+    from clusters.specialize import recipe_for, specialize_now
 
-    plan = Plan(
-        pool=absolute(pool),
-        target=absolute(target),
-        tokens=tokens,
-        params=params,
-        minutes=minutes,
-        cells=cells,
-        family=family,
-        columns=columns(text=text_column, identity=id_column, domain=domain_column),
-    )
+    plan = replace(plan, family=family)
     if print_recipe:
-        from clusters.recipes import override
-
         sys.stdout.write(override(recipe_for(plan), assignments or []).to_yaml())
         return
     specialize_now(
@@ -102,15 +84,11 @@ def specialize(
     )
 
 
-@app.command()
-def plan(
-    pool: PoolOption,
-    target: TargetOption,
+@app.command("plan")
+@of_what_is_wanted
+def plan_command(
+    plan: Plan,
     store: StoreOption = STORE,
-    tokens: TokensOption = None,
-    params: ParamsOption = 1_000_000,
-    minutes: MinutesOption = 5.0,
-    cells: CellsOption = 64,
     tasks: Annotated[int, typer.Option(min=1, help="Specialties that will be wanted of the same pool.")] = 1,
     hours: Annotated[
         float | None, typer.Option(min=0.01, help="Training hours of one core for all tasks; default: no limit.")
@@ -126,9 +104,6 @@ def plan(
     proxy_params: Annotated[
         int | None, typer.Option(min=10_000, help="Parameters of the proxies; default: a quarter, where it can be.")
     ] = None,
-    text_column: TextColumnOption = "text",
-    id_column: IdColumnOption = None,
-    domain_column: DomainColumnOption = None,
     executor: ExecutorOption = "auto",
     workers: WorkersOption = WORKERS,
     assignments: SetOption = None,
@@ -141,21 +116,11 @@ def plan(
     in the store, where `specialize` with equal options finds it. Ends with 1 when the pool can't help.
     """
     from clusters.plan import plan_now, prepared
-    from clusters.specialize import Plan, columns
 
     if output_format not in ("text", "json"):
         raise UsageError(f"no output format {output_format!r} of a plan; the formats are text, json")
-    wanted = Plan(
-        pool=absolute(pool),
-        target=absolute(target),
-        tokens=tokens,
-        params=params,
-        minutes=minutes,
-        cells=cells,
-        columns=columns(text=text_column, identity=id_column, domain=domain_column),
-    )
     planned, recipe = prepared(
-        wanted, proxy_tokens=proxy_tokens or [], proxy_params=proxy_params, assignments=assignments or []
+        plan, proxy_tokens=proxy_tokens or [], proxy_params=proxy_params, assignments=assignments or []
     )
     if print_recipe:
         sys.stdout.write(recipe.to_yaml())
