@@ -98,11 +98,6 @@ def report_of(
     routes = routes_of(packs, settings, max_params=max_params)
     speed = _speed(catalog, packs, settings)
     selection = selection_of(catalog, made)
-    evidence = Evidence(
-        **stages,
-        spread=selection.effective_target / selection.effective_pool,
-        tokens_per_expert=settings.tokens / min(MOST_EXPERTS, selection.cells),
-    )
     flops = float("inf") if hours is None else hours * 3600 * speed.flops_per_second
     budget = Budget(max_params=max_params or settings.params, tasks=tasks, flops=flops)
     leaked, near = leaks_of(catalog.store, made["clean"])
@@ -122,8 +117,19 @@ def report_of(
         routes=routes,
         speed=speed,
         preparing_seconds=sum(catalog.runs[each.run].seconds for each in made.values()),
-        advice=recommend({route.name: route for route in routes}, evidence, budget),
+        advice=recommend(
+            {route.name: route for route in routes}, _evidence(stages, selection, tokens=settings.tokens), budget
+        ),
         refused=without_gain(**stages),
+    )
+
+
+def _evidence(stages: Mapping[str, Prediction], selection: Selection, *, tokens: int) -> Evidence:
+    """What the advice rests on; `tokens` are those of the planned run."""
+    return Evidence(
+        **stages,
+        spread=selection.effective_target / selection.effective_pool,
+        tokens_per_expert=tokens / min(MOST_EXPERTS, selection.cells),
     )
 
 

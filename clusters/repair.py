@@ -42,24 +42,7 @@ def repair(
     catalog = Catalog(catalog.store)  # what was read of damaged manifests is forgotten
     left = {ref.path: ref for ref in found.damaged}
     lines = _manifests(catalog, left)
-    figures = {ref.path for each in catalog.live() for ref in _figures(each)} & set(left)
-    owners = [each for each in catalog.all_snapshots() if any(r.path in left for r in catalog.known_files_of(each))]
-    for snapshot in in_order(catalog, [each.ref for each in owners]):
-        mine = dict.fromkeys(r for r in catalog.known_files_of(snapshot) if r.path in left and r.path not in figures)
-        if not mine:
-            continue
-        try:
-            _run_again(catalog, snapshot, list(mine), executor=executor, console=console, sources=sources)
-        except TamisError as error:
-            reason = str(error).splitlines()[0]
-        else:
-            reason = f"{catalog.runs[snapshot.run].step} gave other bytes this time"
-        for ref in mine:
-            if check_file(catalog.store, ref) is None:
-                del left[ref.path]
-                lines.append(f"{REBUILT} {ref.path}: {catalog.runs[snapshot.run].step} of {snapshot.ref} ran again")
-            elif _made_first(catalog, owners, ref) == snapshot:
-                lines.append(f"{LOST} {ref.path}: {reason}; it is part of {_parts(catalog, ref)}")
+    lines += _written_again(catalog, left, executor=executor, console=console, sources=sources)
     lines += _counted_again(catalog, left)
     lines += [f"{LOST} {ref.path}: the record of a takedown" for ref in catalog.records() if ref.path in left]
     if not left:
@@ -87,6 +70,32 @@ def _manifests(catalog: Catalog, left: dict[str, FileRef]) -> list[str]:
         if check_file(catalog.store, ref) is None:
             del left[ref.path]
             lines.append(f"{REBUILT} {ref.path}: the list of {table} of {snapshot.ref}")
+    return lines
+
+
+def _written_again(
+    catalog: Catalog, left: dict[str, FileRef], *, executor: Executor, console: Console, sources: Sequence[str]
+) -> list[str]:
+    """Run the steps that wrote what is damaged, the earliest first; files that come out as they were leave `left`."""
+    lines = []
+    figures = {ref.path for each in catalog.live() for ref in _figures(each)} & set(left)
+    owners = [each for each in catalog.all_snapshots() if any(r.path in left for r in catalog.known_files_of(each))]
+    for snapshot in in_order(catalog, [each.ref for each in owners]):
+        mine = dict.fromkeys(r for r in catalog.known_files_of(snapshot) if r.path in left and r.path not in figures)
+        if not mine:
+            continue
+        step, reason = catalog.runs[snapshot.run].step, ""
+        try:
+            _run_again(catalog, snapshot, list(mine), executor=executor, console=console, sources=sources)
+        except TamisError as error:
+            reason = str(error).splitlines()[0]
+        for ref in mine:
+            if check_file(catalog.store, ref) is None:
+                del left[ref.path]
+                lines.append(f"{REBUILT} {ref.path}: {step} of {snapshot.ref} ran again")
+            elif _made_first(catalog, owners, ref) == snapshot:
+                why = reason or f"{step} gave other bytes this time"
+                lines.append(f"{LOST} {ref.path}: {why}; it is part of {_parts(catalog, ref)}")
     return lines
 
 

@@ -8,6 +8,7 @@ evaluation text.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -60,14 +61,7 @@ class Decontaminate:
             for number in range(len(evaluation))
         ]
         vocabulary = np.unique(np.concatenate(vocabularies))
-        np.save(work.folder / "vocabulary.npy", vocabulary)
-        seen = work.stage("count", _count, shard_tasks(pool, **settings))
-        documents_with = np.zeros(len(vocabulary), np.int64)
-        for receipt in seen:
-            with np.load(receipt["path"]) as found:
-                documents_with[found["at"]] += found["documents"]
-        telling = vocabulary[documents_with < self.common_from]
-        np.save(work.folder / "telling.npy", telling)
+        telling = _telling(work, shard_tasks(pool, **settings), vocabulary, common_from=self.common_from)
         belongs = np.array([np.isin(telling, each, assume_unique=True) for each in vocabularies])
         np.save(work.folder / "belongs.npy", belongs)
         layer = layer_name(pool, "contaminated")
@@ -78,16 +72,35 @@ class Decontaminate:
             "ngrams": len(vocabulary),
             "common_ngrams": len(vocabulary) - len(telling),
             "evaluation_sets": [
-                {
-                    "documents": sum(receipt["documents"] for receipt in collected if receipt["set"] == number),
-                    "ngrams": len(each),
-                    "common_ngrams": len(each) - int(belongs[number].sum()),
-                    "pool_documents_dropped": sum(receipt["by_set"][number] for receipt in receipts),
-                }
+                _of_set(number, collected, receipts, ngrams=len(each), telling=int(belongs[number].sum()))
                 for number, each in enumerate(vocabularies)
             ],
         }
         return extend(pool, receipts, layer=layer, summary=summary)
+
+
+def _telling(work: Work, tasks: Sequence[Task], vocabulary: np.ndarray, *, common_from: int) -> np.ndarray:
+    """The evaluation n-grams that fewer than `common_from` documents of the pool hold, ascending; written for tasks."""
+    np.save(work.folder / "vocabulary.npy", vocabulary)
+    documents_with = np.zeros(len(vocabulary), np.int64)
+    for receipt in work.stage("count", _count, tasks):
+        with np.load(receipt["path"]) as found:
+            documents_with[found["at"]] += found["documents"]
+    telling = vocabulary[documents_with < common_from]
+    np.save(work.folder / "telling.npy", telling)
+    return telling
+
+
+def _of_set(
+    number: int, collected: Sequence[Receipt], decided: Sequence[Receipt], *, ngrams: int, telling: int
+) -> dict[str, int]:
+    """The figures of one evaluation set."""
+    return {
+        "documents": sum(receipt["documents"] for receipt in collected if receipt["set"] == number),
+        "ngrams": ngrams,
+        "common_ngrams": ngrams - telling,
+        "pool_documents_dropped": sum(receipt["by_set"][number] for receipt in decided),
+    }
 
 
 def _collect(store: Store, task: Task) -> Receipt:

@@ -194,11 +194,8 @@ class Forecast:
         num_bytes = _column(scores, pairs[0][0], "n_bytes")
         rows, stages = [], {}
         for number, stage in enumerate(STAGES):
-            gains, covariance, variance = gains_of(
-                [_nats(scores, pair[2 * number]) for pair in pairs],
-                [_nats(scores, pair[2 * number + 1]) for pair in pairs],
-                num_bytes,
-            )
+            generic, specialized = ([_nats(scores, pair[2 * number + side]) for pair in pairs] for side in (0, 1))
+            gains, covariance, variance = gains_of(generic, specialized, num_bytes)
             made = predict(
                 doublings,
                 gains,
@@ -207,16 +204,29 @@ class Forecast:
                 curve_error=self.curve_error,
                 measured_variance=variance / max(checked.contents.rows, 1),
             )
-            errors = NORMAL_95 * np.sqrt(np.diag(covariance) + self.seed_error**2)
-            rows += [
-                _row(stage, size, True, gain, gain - error, gain + error)
-                for size, gain, error in zip(sizes, gains.tolist(), errors.tolist(), strict=True)
-            ]
-            rows.append(_row(stage, (self.tokens, self.params), False, made.gain, made.low, made.high))
+            rows += self._rows(stage, sizes, gains, covariance, made)
             stages[stage] = asdict(made)
         table = pa.Table.from_pylist(rows, schema=schema.FORECASTS)
         summary = {"tokens": self.tokens, "params": self.params, "documents": len(num_bytes), **stages}
         return Contents(kind="forecast", artifacts={"forecasts": write_table(work.store, table)}, summary=summary)
+
+    def _rows(
+        self,
+        stage: str,
+        sizes: Sequence[tuple[int, int]],
+        gains: NDArray[np.float64],
+        covariance: NDArray[np.float64],
+        made: Prediction,
+    ) -> list[dict[str, Any]]:
+        """The rows of one stage: each pair as it was measured, then what they predict."""
+        errors = NORMAL_95 * np.sqrt(np.diag(covariance) + self.seed_error**2)
+        return [
+            *(
+                _row(stage, size, True, gain, gain - error, gain + error)
+                for size, gain, error in zip(sizes, gains.tolist(), errors.tolist(), strict=True)
+            ),
+            _row(stage, (self.tokens, self.params), False, made.gain, made.low, made.high),
+        ]
 
 
 def _size(model: Snapshot) -> tuple[int, int]:

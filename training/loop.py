@@ -122,49 +122,21 @@ def train(
     )
     begin, stopped = _resume(found, run, judge) if found else (0, False)
     lead = context.rank == 0
-    yardstick = Yardstick(
-        steps=steps,
-        tokens_per_step=tokens_per_step,
-        flops_per_token=model.config.flops_per_token,
-        peak_flops=matmul_peak(context.device, dtype) * context.world_size if flops > _LONG_RUN_FLOPS else 0.0,
-        price_per_hour=config.price_per_hour,
-    )
+    yardstick = _yardstick(run, tokens_per_step=tokens_per_step, flops=flops)
     with ExitStack() as open_now:
-        telemetry = open_now.enter_context(
-            closing(
-                Telemetry(
-                    run_dir if lead else None,
-                    begin=begin,
-                    yardstick=yardstick,
-                    trackers=config.trackers,
-                    on_progress=on_progress,
-                )
-            )
+        written = Telemetry(
+            run_dir if lead else None,
+            begin=begin,
+            yardstick=yardstick,
+            trackers=config.trackers,
+            on_progress=on_progress,
         )
+        telemetry = open_now.enter_context(closing(written))
         batches = open_now.enter_context(closing(Batches(packs, order, config, context, begin=begin, steps=steps)))
         saving = _Saving(run, order, judge, telemetry)
         if lead:
             saving.saver = open_now.enter_context(closing(Saver(run_dir / "checkpoints")))
-        if judge and begin == 0:
-            stopped = _judged(judge, run, 0, telemetry)[0]
-        step, pending = begin, None
-        while step < steps and not stopped:
-            current = _step(run, next(batches), waited=batches.waited)
-            step += 1
-            if pending:
-                _settle(pending, packs, telemetry)
-            pending = current
-            saving.notice()
-            judging = judge is not None and (step % judge.every == 0 or step == steps)
-            due = saving.due(step)
-            if judging or due:
-                _settle(pending, packs, telemetry)
-                pending = None
-            is_best = False
-            if judge and judging:
-                stopped, is_best = _judged(judge, run, step, telemetry)
-            if due or stopped:
-                saving.save(step, stopped=stopped, is_best=is_best)
+        step = _to_the_end(run, packs, batches, saving, begin=begin, stopped=stopped)
         return LoopResult(
             steps=step, tokens=step * tokens_per_step, seconds=telemetry.seconds, final_loss=telemetry.loss
         )
@@ -182,6 +154,44 @@ class _Run:
     objective: Objective
     steps: int
     best: float = math.inf
+
+
+def _yardstick(run: _Run, *, tokens_per_step: int, flops: float) -> Yardstick:
+    """What the run's speed is measured against; a run of few `flops` in all does without the machine's peak."""
+    device, world_size = run.context.device, run.context.world_size
+    return Yardstick(
+        steps=run.steps,
+        tokens_per_step=tokens_per_step,
+        flops_per_token=run.model.config.flops_per_token,
+        peak_flops=matmul_peak(device, run.dtype) * world_size if flops > _LONG_RUN_FLOPS else 0.0,
+        price_per_hour=run.config.price_per_hour,
+    )
+
+
+def _to_the_end(run: _Run, packs: Packs, batches: Batches, saving: _Saving, *, begin: int, stopped: bool) -> int:
+    """Take the steps after `begin` to the end of the run or until the judge says stop; the last one taken."""
+    judge, telemetry = saving.judge, saving.telemetry
+    if judge and begin == 0:
+        stopped = _judged(judge, run, 0, telemetry)[0]
+    step, pending = begin, None
+    while step < run.steps and not stopped:
+        current = _step(run, next(batches), waited=batches.waited)
+        step += 1
+        if pending:
+            _settle(pending, packs, telemetry)
+        pending = current
+        saving.notice()
+        judging = judge is not None and (step % judge.every == 0 or step == run.steps)
+        due = saving.due(step)
+        if judging or due:
+            _settle(pending, packs, telemetry)
+            pending = None
+        is_best = False
+        if judge and judging:
+            stopped, is_best = _judged(judge, run, step, telemetry)
+        if due or stopped:
+            saving.save(step, stopped=stopped, is_best=is_best)
+    return step
 
 
 def _step(run: _Run, batch: Batch, *, waited: float) -> _Losses:
