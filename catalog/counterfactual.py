@@ -15,7 +15,7 @@ Steps that divide or draw (`split`, `resample`) do not judge; what they do with 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +58,10 @@ def _alone(
 ) -> Alone:
     dropped = loss["dropped_documents"]
     if loss["rule"].startswith("quality:"):
-        taken = _by_later_rules(catalog, ask, loss)
+        settings = catalog.computed_by(catalog.snapshot(loss["snapshot"])).parameters
+        if "rules" not in settings:  # the snapshot with these decisions expired: a later one lists them
+            return _told(loss, taken=0, left=0, unknown=dropped)
+        taken = _by_later_rules(ask, loss, settings["rules"])
     elif loss["rule"] == "exact":
         taken, unknown = _as_what_was_kept(ask, loss, [each for each in losses if each["layer"] in later])
         return _told(loss, taken=taken, left=dropped - taken - unknown, unknown=unknown)
@@ -79,9 +82,8 @@ def _told(loss: Mapping[str, Any], *, taken: int, left: int, unknown: int) -> Al
     )
 
 
-def _by_later_rules(catalog: Catalog, ask: Ask, loss: Mapping[str, Any]) -> int:
+def _by_later_rules(ask: Ask, loss: Mapping[str, Any], rules: Sequence[Mapping[str, Any]]) -> int:
     """How many documents of a quality rule fail another one of the same step, by their stored statistics."""
-    rules = catalog.runs[catalog.snapshot(loss["snapshot"]).run].parameters["rules"]
     others = [rule for rule in rules if f"quality:{rule['name']}" != loss["rule"]]
     bounds = [
         f's."{rule["statistic"]}" {sign} {json.dumps(rule[side])}'

@@ -18,6 +18,7 @@ from catalog.projection import FILENAME, publish
 from catalog.query import sql
 from catalog.snapshot import Contents
 from catalog.tables import write_table
+from catalog.takedown import RULE
 from tests.conftest import Curated
 
 ROWS = {
@@ -97,6 +98,22 @@ def test_alone_says_what_is_known_and_what_is_not(curated: Curated) -> None:
         "quality:too-short": (1, 0, 0, 1),  # no other rule takes it; decontamination never saw it
         "contaminated": (1, 0, 1, 0),
     }
+
+
+def test_alone_does_not_know_rules_whose_snapshot_expired(copied: Catalog) -> None:
+    copied.expire(["pool-quality@1"], reason="too many")
+    found = {each.rule: each for each in alone(copied, copied.snapshot("clean"))}
+    quality = found["quality:too-short"]
+    assert (quality.snapshot, quality.dropped, quality.left, quality.unknown) == ("clean@1", 1, 0, 1)
+
+
+def test_alone_reads_the_rules_of_a_snapshot_that_a_takedown_rewrote(copied: Catalog) -> None:
+    quality = copied.snapshot("pool-quality")
+    rewrite = replace(copied.runs[quality.run], fingerprint="rewrite", step=RULE, parameters={})
+    copied.commit(quality.name, quality.contents, rewrite, inputs=[quality])
+    copied.expire([quality.ref], reason="rewritten")
+    found = {each.rule: each for each in alone(copied, copied.snapshot("pool-quality"))}["quality:too-short"]
+    assert (found.snapshot, found.taken_anyway, found.left, found.unknown) == ("pool-quality@2", 0, 1, 0)
 
 
 def test_the_last_rules_are_settled_by_stored_statistics(curated: Curated) -> None:

@@ -86,8 +86,9 @@ def test_equal_decisions_stand_under_every_snapshot_whose_step_took_them(tmp_pat
     run(Split(start=0.0, stop=1.0), part, into="again", **settings)
     decided = {"unique@1": 9, "part@1": 7, "part@2": 7, "again@1": 7}
     assert _decided(catalog) == decided
-    losses = "SELECT w.snapshot FROM (VALUES ('part@1'), ('part@2')) p(of), LATERAL (FROM waterfall('part@2')) w"
-    assert set(sql(catalog, losses)["snapshot"].to_pylist()) == {"unique@1"}
+    assert sql(catalog, "SELECT snapshot, rule FROM waterfall('part@2')").to_pylist() == [
+        {"snapshot": "unique@1", "rule": "exact"}
+    ]
     catalog.expire(["unique@1", "part@2"], reason="too many")
     assert _decided(catalog) == {"part@1": 7 + 9, "again@1": 7 + 7 + 9}, "nearest to what expired"
 

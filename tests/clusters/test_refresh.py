@@ -249,6 +249,8 @@ def test_refresh_weighs_by_the_models_own_selector_and_curates_in_the_models_own
         assert made["by-ngrams-packs"].contents.rows
         if model == "by-ngrams":
             trained(catalog, "by-ngrams-champion", "finetune", "by-ngrams-packs", "by-ngrams-validation", model)
+    measuring = drift_recipe(catalog, "by-ngrams-champion", paths)
+    assert len({each.name for each in measuring.entries}) == len(measuring.entries)
     joined = _texts(catalog, "by-ngrams-target")
     for part in ("early-cells", "by-ngrams-added-train@1", "by-ngrams-added-train@2"):
         assert _texts(catalog, part) < joined
