@@ -17,7 +17,7 @@ from catalog.snapshot import Snapshot
 from catalog.takedown import RULE
 from clusters.recipes import Stated
 
-WEIGHING = ("weigh", "weigh-two-stage", "weigh-ngrams", "weigh-cross-entropy", "weigh-classifier")
+WEIGHING = ("weigh", "weigh-two-stage", "weigh-ngrams", "weigh-cross-entropy", "weigh-stacked", "weigh-classifier")
 # To find the target: from what a step made, the input that leads to it.
 TOWARDS = {
     **dict.fromkeys(("finetune", "pretrain", "pack", "blend", "combine"), 0),

@@ -56,7 +56,7 @@ class Scorer(Protocol):
     def fit(self, target: Sample, pool: Sample, path: Path) -> None: ...
 
     def score(self, path: Path, sample: Sample) -> np.ndarray:
-        """float32[n]"""
+        """float32[n], or [n, k] for k scores a window."""
         ...
 
 
@@ -120,6 +120,26 @@ class ClassifierScorer:
         target = np.array([label[0] == f"{LABEL}1" for label in labels])
         p = np.clip(np.where(target, best, 1 - best), 1e-9, 1 - 1e-9)
         return np.clip(np.log(p / (1 - p)), -LOG_ODDS, LOG_ODDS).astype(np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackedScorer:
+    """The scores of several scorers side by side, for `calibrate` to weigh."""
+
+    parts: tuple[Scorer, ...]
+
+    def fit(self, target: Sample, pool: Sample, path: Path) -> None:
+        for number, part in enumerate(self.parts):
+            part.fit(target, pool, _part(path, number))
+        path.touch()
+
+    def score(self, path: Path, sample: Sample) -> np.ndarray:
+        found = [part.score(_part(path, number), sample) for number, part in enumerate(self.parts)]
+        return np.stack(found, axis=1)
+
+
+def _part(path: Path, number: int) -> Path:
+    return path.with_suffix(f".{number}{path.suffix}")
 
 
 @lru_cache(maxsize=1)

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import ArrayLike
 
 from catalog import schema
 from catalog.errors import UsageError
@@ -44,7 +45,7 @@ from dataops.importance import (
 from dataops.kernels.hashing import mix64, uniform
 from dataops.kernels.histogram import ImportanceWeights, importance_weights, token_histogram
 from dataops.kernels.ranking import auc, auc_by_cell, calibrate
-from dataops.scorers import BagScorer, ClassifierScorer, CrossEntropyScorer, Sample, Scorer
+from dataops.scorers import BagScorer, ClassifierScorer, CrossEntropyScorer, Sample, Scorer, StackedScorer
 from dataops.step import shard_tasks
 
 WHOLE = 2
@@ -57,7 +58,7 @@ class Selecting:
     """Settings of every selector of this module. `keeps_cells`: weights of cells stand, scores divide them."""
 
     verb: ClassVar[str]
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
     keeps_cells: ClassVar[bool] = False
 
     tokens: int
@@ -103,11 +104,25 @@ class WeighCrossEntropy(Selecting):
     """Weights of windows by the difference of two language models."""
 
     verb: ClassVar[str] = "weigh-cross-entropy"
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
 
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """A mixture snapshot with `weights` and `factors`."""
         return weigh_by_score(self, CrossEntropyScorer(), work, *inputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeighStacked(Selecting):
+    """Weights of windows by words and word pairs and by the difference of two language models, together."""
+
+    verb: ClassVar[str] = "weigh-stacked"
+
+    buckets: int = 1 << 16
+
+    def build(self, work: Work, *inputs: Snapshot) -> Contents:
+        """A mixture snapshot with `weights` and `factors`."""
+        parts = (BagScorer(buckets=self.buckets), CrossEntropyScorer())
+        return weigh_by_score(self, StackedScorer(parts=parts), work, *inputs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,16 +248,23 @@ def _calibrate(store: Store, task: Task) -> Receipt:
     )
     target_cells, pool_cells = of_target["cell"].to_numpy(), of_pool["cell"].to_numpy()
     offsets = _cell_ratios(store, task)
-    slope = calibrate(ours, theirs, target_offsets=offsets[target_cells], pool_offsets=offsets[pool_cells])
+    slopes = calibrate(ours, theirs, target_offsets=offsets[target_cells], pool_offsets=offsets[pool_cells])
+    alone = calibrate(ours, theirs)  # what the scores say where cells are not known
+    ours, theirs = log_ratio(ours, alone), log_ratio(theirs, alone)
     inside = auc_by_cell(ours, target_cells, theirs, pool_cells, num_cells=len(offsets), least=LEAST)
     share = np.bincount(target_cells, minlength=len(offsets)) * ~np.isnan(inside)
     report = {
-        "slope": slope,
+        "slopes": slopes.tolist(),
         "auc": auc(ours, theirs),
         "auc_inside_cells": float((np.nan_to_num(inside) * share).sum() / share.sum()) if share.sum() else None,
         "cells_with_auc": int((share > 0).sum()),
     }
-    return {"model": task["models"][WHOLE], "slope": slope, "report": report, "windows": len(target) + len(pool)}
+    return {
+        "model": task["models"][WHOLE],
+        "slopes": slopes.tolist(),
+        "report": report,
+        "windows": len(target) + len(pool),
+    }
 
 
 def _read_sample(store: Store, task: Task, side: str) -> tuple[Sample, pa.Table]:
@@ -263,17 +285,21 @@ def _halves(table: pa.Table) -> np.ndarray:
 
 
 def _held_out_scores(scorer: Scorer, sample: Sample, halves: np.ndarray, models: Sequence[Path | None]) -> np.ndarray:
-    """Scores of a sample, each by the model that did not learn from its half of the documents, float32[n].
+    """Scores of a sample, each by the model that did not learn from its half of the documents, in its order.
 
     models: by part. Where all documents of a side are in one half, what they taught scores them: too few to hold back.
     """
     whole = models[WHOLE]
     assert whole is not None
-    scores = np.empty(len(sample), np.float32)
-    for half in (0, 1):
-        chosen = halves == half
-        scores[chosen] = scorer.score(models[half] or whole, sample.part(chosen))
+    parts = [scorer.score(models[half] or whole, sample.part(halves == half)) for half in (0, 1)]
+    scores = np.concatenate(parts)
+    scores[np.argsort(halves, kind="stable")] = scores.copy()
     return scores
+
+
+def log_ratio(scores: np.ndarray, slopes: ArrayLike) -> np.ndarray:
+    """ln P(x | target) / P(x | pool) but for a constant, float32[n], from scores [n] or [n, k] and their k slopes."""
+    return (scores.reshape(len(scores), -1).astype(np.float64) @ np.asarray(slopes)).astype(np.float32)
 
 
 def _cell_ratios(store: Store, task: Task) -> np.ndarray:
@@ -304,7 +330,7 @@ def _score(store: Store, task: Task) -> Receipt:
         vocab_size=BpeTokenizer(store.local(task["tokenizer"])).vocab_size,
     )
     path = Path(task["folder"]) / f"score-{task['number']}.npy"
-    np.save(path, scorer.score(Path(task["model"]), sample))
+    np.save(path, log_ratio(scorer.score(Path(task["model"]), sample), task["slopes"]))
     return {"path": str(path), "windows": len(windows), "bytes": windows.text.nbytes}
 
 
@@ -316,7 +342,7 @@ def _weigh(store: Store, task: Task) -> Receipt:
     num_cells = load_cells(store, task["cell-model"]).num_cells
     size = token_histogram(pool.cell, pool.tokens, num_cells)
     shares = _of_cells(store, task).target if step.keeps_cells else None
-    share = window_shares(scores, pool.cell, pool.tokens, slope=task["slope"] * step.temperature, shares=shares)
+    share = window_shares(scores, pool.cell, pool.tokens, temperature=step.temperature, shares=shares)
     windows = importance_weights(
         share, pool.tokens, budget=step.tokens, temperature=1.0, defence=step.defence, max_epochs=step.max_epochs
     )
@@ -351,13 +377,13 @@ def _weigh(store: Store, task: Task) -> Receipt:
 
 
 def window_shares(
-    scores: np.ndarray, cells: np.ndarray, tokens: np.ndarray, *, slope: float, shares: np.ndarray | None
+    ratios: np.ndarray, cells: np.ndarray, tokens: np.ndarray, *, temperature: float, shares: np.ndarray | None
 ) -> np.ndarray:
-    """The target's share of each pool window, float64[n], in proportion to tokens times exp(slope * score).
+    """The target's share of each pool window, float64[n], in proportion to tokens times exp(temperature * ratio).
 
     With `shares` of cells float64[k], in proportion to that inside each cell, and the cells as they say.
     """
-    exponent = slope * scores.astype(np.float64)
+    exponent = temperature * ratios.astype(np.float64)
     share = tokens * np.exp(exponent - exponent.max())
     if shares is not None:
         inside = np.bincount(cells, share, len(shares))

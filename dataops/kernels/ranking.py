@@ -44,33 +44,51 @@ def auc_by_cell(
 
 def calibrate(
     target_scores: ArrayLike, pool_scores: ArrayLike, *, target_offsets: ArrayLike = 0.0, pool_offsets: ArrayLike = 0.0
-) -> float:
-    """The slope by which a score becomes a log ratio of densities; never negative.
+) -> NDArray[np.float64]:
+    """The slopes by which scores become one log ratio of densities, float64[k] for scores [n, k] or [n]; none negative.
 
     Both sides weigh the same in the regression. The offsets are a log ratio known already (that of the cell, say): the
-    slope is then what the score adds to it. Newton's method on two parameters with a small ridge on the standardised
-    slope.
+    slopes are then what the scores add to it. Newton's method with a small ridge on the standardised slopes; scores
+    whose slope would be negative are left out.
     """
-    target, pool = np.asarray(target_scores, np.float64), np.asarray(pool_scores, np.float64)
-    if not target.size or not pool.size:
-        raise ValueError(f"{target.size} target and {pool.size} pool scores: expected some of both")
+    target, pool = _columns(target_scores), _columns(pool_scores)
+    if not len(target) or not len(pool):
+        raise ValueError(f"{len(target)} target and {len(pool)} pool scores: expected some of both")
     both = np.concatenate([target, pool])
-    offset = np.concatenate([np.broadcast_to(target_offsets, target.shape), np.broadcast_to(pool_offsets, pool.shape)])
-    weight = np.concatenate([np.full(target.size, 0.5 / target.size), np.full(pool.size, 0.5 / pool.size)])
-    truth = np.concatenate([np.ones(target.size), np.zeros(pool.size)])
-    spread = float(np.sqrt((weight * (both - (weight * both).sum()) ** 2).sum()))
-    if both.min() == both.max():
-        return 0.0
-    x = (both - (weight * both).sum()) / spread
-    slope, constant = 0.0, 0.0
+    offset = np.concatenate([np.broadcast_to(target_offsets, len(target)), np.broadcast_to(pool_offsets, len(pool))])
+    weight = np.concatenate([np.full(len(target), 0.5 / len(target)), np.full(len(pool), 0.5 / len(pool))])
+    truth = np.concatenate([np.ones(len(target)), np.zeros(len(pool))])
+    mean = weight @ both
+    spread = np.sqrt(weight @ (both - mean) ** 2)
+    slopes, used = np.zeros(both.shape[1]), np.flatnonzero(both.min(0) < both.max(0))
+    while used.size:
+        found = _regress((both[:, used] - mean[used]) / spread[used], truth, weight, offset)
+        if found.min() >= 0:
+            slopes[used] = found / spread[used]
+            break
+        used = np.delete(used, found.argmin())
+    return slopes
+
+
+def _columns(scores: ArrayLike) -> NDArray[np.float64]:
+    values = np.asarray(scores, np.float64)
+    return values.reshape(len(values), -1)
+
+
+def _regress(
+    x: NDArray[np.float64], truth: NDArray[np.float64], weight: NDArray[np.float64], offset: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Slopes of a logistic regression of truth[n] on x[n, k] and a constant, beside a known offset[n]."""
+    design = np.column_stack([x, np.ones(len(x))])
+    ridge = np.diag(np.append(np.full(x.shape[1], _RIDGE), 0.0))
+    found = np.zeros(design.shape[1])
     for _ in range(50):
-        p = 1 / (1 + np.exp(-np.clip(slope * x + constant + offset, -500, 500)))
-        error, bend = weight * (truth - p), weight * np.maximum(p * (1 - p), 1e-12)
-        gradient = np.array([(error * x).sum() - _RIDGE * slope, error.sum()])
-        curve = np.array([[(bend * x * x).sum() + _RIDGE, (bend * x).sum()], [(bend * x).sum(), bend.sum()]])
-        step = np.linalg.solve(curve, gradient)
+        p = 1 / (1 + np.exp(-np.clip(design @ found + offset, -500, 500)))
+        gradient = design.T @ (weight * (truth - p)) - ridge @ found
+        bend = (design * (weight * np.maximum(p * (1 - p), 1e-12))[:, None]).T @ design + ridge
+        step = np.linalg.solve(bend, gradient)
         step *= min(1.0, 5.0 / max(1e-12, float(np.abs(step).max())))
-        slope, constant = slope + step[0], constant + step[1]
+        found += step
         if np.abs(step).max() < 1e-10:
             break
-    return max(0.0, slope / spread)
+    return found[:-1]

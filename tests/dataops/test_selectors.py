@@ -18,7 +18,14 @@ from dataops.combine import Combine, Remix
 from dataops.importance import Weigh
 from dataops.pack import Pack
 from dataops.resample import Resample
-from dataops.selectors import WeighClassifier, WeighCrossEntropy, WeighNgrams, WeighTwoStage, window_shares
+from dataops.selectors import (
+    WeighClassifier,
+    WeighCrossEntropy,
+    WeighNgrams,
+    WeighStacked,
+    WeighTwoStage,
+    window_shares,
+)
 from dataops.tokenize import Tokenize
 from tests.dataops.conftest import TOPICS, Selection, apply, ingest_rows, live, prose, rows_of, select
 
@@ -27,6 +34,7 @@ SELECTORS = [
     WeighCrossEntropy(tokens=4_000),
     WeighClassifier(tokens=4_000),
     WeighTwoStage(tokens=4_000, buckets=4096),
+    WeighStacked(tokens=4_000, buckets=4096),
 ]
 
 
@@ -229,10 +237,10 @@ def test_a_scored_mixture_goes_with_the_pool_it_was_weighed_on(
 
 def test_window_shares_are_tokens_times_the_ratio_and_keep_cells_where_told() -> None:
     scores, cells, tokens = np.array([0.0, 1.0, 2.0, 0.0]), np.array([0, 0, 1, 1]), np.array([10, 20, 30, 40])
-    free = window_shares(scores, cells, tokens, slope=2.0, shares=None)
+    free = window_shares(scores, cells, tokens, temperature=2.0, shares=None)
     expected = tokens * np.exp(2.0 * scores)
     assert free == pytest.approx(expected / expected.sum())
-    kept = window_shares(scores, cells, tokens, slope=2.0, shares=np.array([0.25, 0.75]))
+    kept = window_shares(scores, cells, tokens, temperature=2.0, shares=np.array([0.25, 0.75]))
     assert kept[:2].sum() == pytest.approx(0.25)
     assert kept[1] / kept[0] == pytest.approx(2 * np.exp(2.0))
 

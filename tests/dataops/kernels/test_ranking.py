@@ -39,3 +39,19 @@ def test_a_score_that_says_what_the_offset_says_already_has_no_slope_left() -> N
     assert calibrate(-target, -pool) == 0
     assert calibrate(np.ones(5), np.ones(9)) == 0
     assert np.isfinite(calibrate(np.ones(50), np.zeros(50)))
+
+
+def test_slopes_of_several_scores_are_those_of_their_joint_log_ratio() -> None:
+    draw = np.random.default_rng(0)
+    target, pool = draw.normal([1.0, 0.5, 0.0], 1.0, (20_000, 3)), draw.normal(0.0, 1.0, (40_000, 3))
+    assert calibrate(target, pool) == pytest.approx([1.0, 0.5, 0.0], abs=0.05)
+    noisy = [np.column_stack([side[:, 0], side[:, 0] + draw.normal(0, 1, len(side))]) for side in (target, pool)]
+    assert calibrate(*noisy) == pytest.approx([1.0, 0.0], abs=0.05)  # a noisier copy adds nothing
+
+
+def test_a_score_that_speaks_against_the_target_is_left_out_and_the_others_stand_as_alone() -> None:
+    draw = np.random.default_rng(0)
+    target, pool = draw.normal([1.0, -1.0], 1.0, (5_000, 2)), draw.normal(0.0, 1.0, (5_000, 2))
+    first, second = calibrate(target, pool)
+    assert second == 0
+    assert first == pytest.approx(calibrate(target[:, 0], pool[:, 0])[0])
