@@ -15,6 +15,7 @@ from catalog.catalog import Catalog
 from catalog.errors import UsageError
 from catalog.snapshot import Snapshot
 from clusters.console import Console
+from clusters.origins import WEIGHING
 from clusters.plan_screen import prediction_lines
 from clusters.recipes import Recipe, Stated, override, stated, validate
 from clusters.runner import executor_for, run_recipe
@@ -50,6 +51,7 @@ class Plan:
     columns: Mapping[str, str] = field(default_factory=dict)
     classify: bool = False
     family: str = "decoder"
+    selector: str = "weigh"
 
 
 def columns(*, text: str, identity: str | None, domain: str | None) -> dict[str, str]:
@@ -75,9 +77,11 @@ def tuning_tokens(tokens: int) -> int:
 
 
 def recipe_for(plan: Plan) -> Recipe:
-    """The steps of the main job, in order. Raises UsageError for a size or a family that can't be."""
+    """The steps of the main job, in order. Raises UsageError for a size, a family or a selector that can't be."""
     if plan.family not in ("decoder", "recurrent", *WITH_EXPERTS):
         raise UsageError(f"no family {plan.family!r}: expected decoder, recurrent, {', '.join(WITH_EXPERTS)}")
+    if plan.selector not in WEIGHING:
+        raise UsageError(f"no selector {plan.selector!r}: expected {', '.join(WEIGHING)}")
     if plan.params < plan.vocab_size * 64 * 2:
         raise UsageError(
             f"--params {plan.params:,} is too small for a vocabulary of {plan.vocab_size:,}: "
@@ -122,7 +126,7 @@ def _selection(plan: Plan) -> list[Stated]:
         stated("test", "split", "target-tokens", start=0.9, stop=1.0),
         stated("clean-cells", "fit-cells", "clean-tokens", cells=plan.cells, context=plan.context),
         stated("train-cells", "assign-cells", "train", "clean-cells"),
-        stated("mixture", "weigh", "clean-cells", "train-cells", tokens=tokens),
+        stated("mixture", plan.selector, "clean-cells", "train-cells", tokens=tokens),
         stated("resampled", "resample", "clean-cells", "mixture", tokens=tokens),
         stated("generic-packs", "pack", "clean-cells", context=plan.context),
         stated("specialized-packs", "pack", "resampled", context=plan.context),

@@ -58,6 +58,9 @@ def specialize(
     family: Annotated[
         str, typer.Option(help="decoder, recurrent, or beside two decoders: projected, soup, mixture.")
     ] = "decoder",
+    selector: Annotated[
+        str, typer.Option(help="What the pool is drawn by: weigh (cells), weigh-stacked (windows) or another `weigh-`.")
+    ] = "weigh",
     executor: ExecutorOption = "auto",
     workers: WorkersOption = WORKERS,
     assignments: SetOption = None,
@@ -70,7 +73,7 @@ def specialize(
     from clusters.recipes import override
     from clusters.specialize import recipe_for, specialize_now
 
-    plan = replace(plan, family=family)
+    plan = replace(plan, family=family, selector=selector)
     if print_recipe:
         sys.stdout.write(override(recipe_for(plan), assignments or []).to_yaml())
         return

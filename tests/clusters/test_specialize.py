@@ -23,6 +23,7 @@ from catalog.lineage import waterfall
 from catalog.query import sql
 from catalog.snapshot import Snapshot
 from clusters.console import Console
+from clusters.origins import WEIGHING
 from clusters.recipes import override, validate
 from clusters.runner import run_recipe
 from clusters.screens import continue_text, last_screen, program, suggestions
@@ -207,3 +208,11 @@ def test_a_recurrent_family_takes_the_place_of_both_decoders_and_an_unknown_one_
     assert steps["generic"].family == steps["specialized"].family == "recurrent"
     with pytest.raises(UsageError, match="no family 'transformer': expected decoder, recurrent, projected"):
         recipe_for(Plan(pool=("p",), target=("t",), family="transformer"))
+
+
+def test_the_selector_that_is_asked_for_makes_the_mixture_and_an_unknown_one_is_refused() -> None:
+    for selector in WEIGHING:
+        steps = {e.name: step for e, step in validate(recipe_for(Plan(pool=("p",), target=("t",), selector=selector)))}
+        assert steps["mixture"].verb == selector
+    with pytest.raises(UsageError, match="no selector 'dsir': expected weigh, weigh-two-stage"):
+        recipe_for(Plan(pool=("p",), target=("t",), selector="dsir"))
