@@ -17,7 +17,7 @@ from catalog.snapshot import Snapshot
 from dataops.importance import Weigh
 from dataops.pack import Pack
 from dataops.resample import Resample
-from dataops.selectors import WeighClassifier, WeighCrossEntropy, WeighNgrams, WeighTwoStage
+from dataops.selectors import WeighClassifier, WeighCrossEntropy, WeighNgrams, WeighStacked, WeighTwoStage
 from training.compare import Evaluate
 from training.expert import Project
 from training.steps import Finetune, Pretrain
@@ -32,6 +32,7 @@ PAPER = {"smoothing": "none", "defence": 0.0, "max_epochs": 1e9}  # 2402.01093: 
 SELECTORS: dict[str, Callable[[int], Step]] = {
     "ours": lambda tokens: Weigh(tokens=tokens),
     **{f"plain-{k}": lambda tokens, k=k: Weigh(tokens=tokens, cells=k, **PAPER) for k in (16, 64, 256, 1024)},
+    "stacked": lambda tokens: WeighStacked(tokens=tokens),
     "two-stage": lambda tokens: WeighTwoStage(tokens=tokens),
     "dsir": lambda tokens: WeighNgrams(tokens=tokens),
     "ced": lambda tokens: WeighCrossEntropy(tokens=tokens),
@@ -149,7 +150,7 @@ class Table:
 def rows(targets: tuple[str, ...], *, seeds: int) -> list[Row]:
     """All rows, those first that say most: the smallest size, one seed, the contest; then what explains it."""
     smallest = "1:1000"
-    contest = ("slm", "ours", "plain-64", "plain-16", "nopt", "dsir", "ced", "plain-256", "classifier", "two-stage")
+    contest = ("slm", "ours", "plain-64", "dsir", "stacked", "ced", "plain-16", "nopt", "plain-256", "classifier", "two-stage")
     families = ("mix", "pn", "large", "large-lora", "distilled", "soup", "plain-1024")
     main = ("slm", "ours", "plain-64", "dsir", "ced", "nopt")
     ablations = tuple(name for name in SELECTORS if name.startswith("ours-"))
