@@ -150,9 +150,21 @@ class Table:
 def rows(targets: tuple[str, ...], *, seeds: int) -> list[Row]:
     """All rows, those first that say most: the smallest size, one seed, the contest; then what explains it."""
     smallest = "1:1000"
-    contest = ("slm", "ours", "plain-64", "dsir", "stacked", "ced", "plain-16", "nopt", "plain-256", "classifier", "two-stage")
+    contest = (
+        "slm",
+        "ours",
+        "plain-64",
+        "dsir",
+        "stacked",
+        "ced",
+        "plain-16",
+        "nopt",
+        "plain-256",
+        "classifier",
+        "two-stage",
+    )
     families = ("mix", "pn", "large", "large-lora", "distilled", "soup", "plain-1024")
-    main = ("slm", "ours", "plain-64", "dsir", "ced", "nopt")
+    main = ("slm", "ours", "stacked", "plain-64", "dsir", "nopt")
     ablations = tuple(name for name in SELECTORS if name.startswith("ours-"))
     out = [Row(method=method, target=target) for method in contest for target in targets]
     out += [Row(method=method, target=target) for method in families for target in targets]
