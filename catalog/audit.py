@@ -19,7 +19,7 @@ from catalog.catalog import Catalog
 from catalog.gc import listing
 from catalog.log_check import flaws
 from catalog.pack_audit import check_packs
-from catalog.projection import FILENAME, is_whole
+from catalog.projection import FILENAME, is_whole, published_path
 from catalog.snapshot import Shard, Snapshot
 from catalog.store import FileRef, Store
 from catalog.tables import read_table
@@ -65,7 +65,7 @@ def verify(catalog: Catalog, *, workers: int = 2) -> Verification:
         problems += _check_takedowns(catalog)
     packs = check_packs(catalog, sound)
     problems += packs.problems
-    if not is_whole(catalog.store.here / FILENAME):
+    if not is_whole(published_path(catalog)):
         problems.append(f"{FILENAME}: can't be read in full; the next command rebuilds it from the log")
     named = {ref.path for each in catalog.all_snapshots() for ref in catalog.known_files_of(each)} | set(files.refs)
     orphans = {path: size for path, (size, _) in listing(catalog.store).items() if path not in named}

@@ -39,7 +39,7 @@ def places(catalog: Catalog, kind: str, prefix: str) -> list[Place]:
     Kinds: `documents` by their id, `decisions` by the id kept instead, `pack` by the documents of a row.
     """
     wanted = {ref.sha256: ref for ref in _files(catalog, kind)}
-    folder = catalog.store.here / "index" / kind
+    folder = catalog.store.derived / "index" / kind
     folder.mkdir(parents=True, exist_ok=True)
     segments = [_open(path) for path in sorted(folder.glob("*.arrow"))]
     covered = {sha256 for files, _ in segments for sha256 in files}

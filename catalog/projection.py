@@ -46,7 +46,7 @@ def publish(catalog: Catalog) -> Path:
     StorageError when the disk is full: the file that was published stays.
     """
     target = published_path(catalog)
-    with catalog.store.room(), catalog.store.exclusive(LOCK):
+    with catalog.store.room(), catalog.store.exclusive(target.with_name(LOCK)):
         published, wanted = _published(target), _state(catalog.refresh())
         if published != wanted:
             extends = published is not None and _is_earlier(catalog, published, wanted)
@@ -58,7 +58,7 @@ def publish(catalog: Catalog) -> Path:
 def publish_anew(catalog: Catalog) -> Path:
     """Like `publish`, from the log alone: for a published file in which a block turned out to be torn."""
     target = published_path(catalog)
-    with catalog.store.room(), catalog.store.exclusive(LOCK):
+    with catalog.store.room(), catalog.store.exclusive(target.with_name(LOCK)):
         _replace(catalog, target, _state(catalog.refresh()), extends=False)
     return target
 
@@ -75,7 +75,7 @@ def is_current(connection: duckdb.DuckDBPyConnection, catalog: Catalog) -> bool:
 
 def published_path(catalog: Catalog) -> Path:
     """Where the projection is published."""
-    return catalog.store.here / FILENAME
+    return catalog.store.derived / FILENAME
 
 
 def is_torn(error: duckdb.Error) -> bool:

@@ -74,14 +74,22 @@ class Store:
     @property
     def here(self) -> Path:
         """What this machine keeps of the store: its own folder when it is local, else a cache in TAMIS_CACHE."""
-        if self.is_local:
-            return Path(self._base)
+        return Path(self._base) if self.is_local else self._cache_folder
+
+    @property
+    def derived(self) -> Path:
+        """Where this machine keeps what is made of the store anew: `here`, or the cache where that may only be read."""
+        may_only_be_read = self.is_local and self.here.is_dir() and not os.access(self.here, os.W_OK)
+        return self._cache_folder if may_only_be_read else self.here
+
+    @property
+    def _cache_folder(self) -> Path:
         cache = Path(os.environ.get("TAMIS_CACHE") or Path.home() / ".cache" / "tamis").absolute()
         return cache / hashlib.sha256(self.root.encode()).hexdigest()[:16]
 
     @contextmanager
-    def exclusive(self, path: str) -> Iterator[None]:
-        """Hold a lock file of this machine, waiting for whoever has it; a process that dies lets go of it."""
+    def exclusive(self, path: str | Path) -> Iterator[None]:
+        """Hold a lock file (relative to `here`), waiting for whoever has it; a process that dies lets go of it."""
         lock = self.here / path
         lock.parent.mkdir(parents=True, exist_ok=True)
         with open(lock, "a") as file:

@@ -19,7 +19,7 @@ from catalog.catalog import Catalog
 from catalog.errors import CorruptStore, TamisError
 from catalog.fingerprint import fingerprint
 from catalog.manifest import LIVE, filed
-from catalog.projection import FILENAME, is_whole, publish
+from catalog.projection import FILENAME, is_whole, publish, published_path
 from catalog.rebuild import freed, rebuild_counts, rebuild_manifest
 from catalog.run import Executor, Step, Work, evidence_of, identify
 from catalog.snapshot import Snapshot
@@ -47,7 +47,7 @@ def repair(
     lines += [f"{LOST} {ref.path}: the record of a takedown" for ref in catalog.records() if ref.path in left]
     if not left:
         publish(catalog)
-    elif not is_whole(catalog.store.here / FILENAME):
+    elif not is_whole(published_path(catalog)):
         lines.append(f"{LOST} {FILENAME}: it can be rebuilt only over sound files")
     return lines
 
