@@ -109,7 +109,7 @@ VIEWS = (
     SELECT snapshot, shard, "table" AS attribute, file, bytes, sha256 FROM files
     WHERE "table" IN ('tokens', 'domain', 'cells', 'draws', 'statistics', 'matches', 'edges', 'signatures')""",
     """CREATE VIEW prologue AS
-    SELECT format('SET VARIABLE {}_files = (SELECT list(file ORDER BY number) FROM files_of(''{}''))', kind, kind)
+    SELECT format('SET VARIABLE "{}_files" = (SELECT list(file ORDER BY number) FROM files_of(''{}''))', kind, kind)
            AS statement
     FROM file_rows GROUP BY kind ORDER BY kind""",
     """CREATE VIEW packs AS

@@ -17,6 +17,7 @@ from catalog.catalog import Catalog
 from catalog.counts import DOCUMENTS, store_counts
 from catalog.errors import QueryError
 from catalog.manifest import Shard, file_ref
+from catalog.places import places
 from catalog.projected import TABLES
 from catalog.projection import FILENAME, REVISION, publish
 from catalog.query import sql
@@ -187,7 +188,22 @@ def test_a_data_file_that_is_gone_is_named_with_the_remedy(catalog):
     assert sql(catalog, "SELECT count(*) AS n FROM snapshots")["n"].to_pylist() == [2]
 
 
+def test_a_store_that_may_only_be_read_is_asked_from_the_cache(catalog, monkeypatch):
+    expected, there = documents_per_snapshot(catalog), places(catalog, "documents", f"{3:016x}")
+    moved = catalog.store.here.rename(catalog.store.here.with_name("moved"))  # so that its file must be made anew
+    shutil.rmtree(moved / "index")
+    files = sorted(moved.rglob("*"))
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != moved and allowed(path, mode))
+    readable = Catalog.open(moved)
+    assert (documents_per_snapshot(readable), places(readable, "documents", f"{3:016x}")) == (expected, there)
+    assert sorted(moved.rglob("*")) == files
+
+
 def test_more_files_than_the_catalog_lists_are_read_after_the_prologue(catalog, monkeypatch):
+    with catalog.store.writing(suffix="bin") as (path, refs):
+        path.write_bytes(b"weights")
+    catalog.commit("fitted", Contents(kind="mixture", artifacts={"cell-model": refs[0]}), a_run())
     expected = documents_per_snapshot(catalog)
     monkeypatch.setattr("catalog.scans.LISTED", 2)
     catalog.store.here.joinpath(FILENAME).unlink()
