@@ -18,7 +18,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from catalog.catalog import Catalog
@@ -34,11 +34,15 @@ UNFINISHED = re.compile(r".+\.[0-9a-f]{12}(\.tmp)?")  # what a writer that was k
 
 @dataclass(frozen=True, kw_only=True)
 class Garbage:
-    """What goes, each with its bytes: data files that the log knows, those it does not know, and work folders."""
+    """What goes, each with its bytes: data files that the log knows, those it does not know, and work folders.
+
+    `spared` are data files that nothing refers to either, but that are younger than the grace period.
+    """
 
     known: dict[str, int]
     orphans: dict[str, int]
     work: dict[str, int]
+    spared: dict[str, int] = field(default_factory=dict, compare=False)
 
     @property
     def bytes(self) -> int:
@@ -63,11 +67,13 @@ def collect(catalog: Catalog, *, grace_seconds: float, expiring: Iterable[str] =
     used = _used(catalog, set(expiring), skipped=set(work))
     names = {ref.path for each in catalog.all_snapshots() for ref in catalog.known_files_of(each)}
     listed = listing(store)
-    old = {path: size for path, (size, changed) in listed.items() if path not in used and changed < before}
+    unused = {path: facts for path, facts in listed.items() if path not in used}
+    old = {path: size for path, (size, changed) in unused.items() if changed < before}
     return Garbage(
         known={path: size for path, size in old.items() if path in names},
         orphans={path: size for path, size in old.items() if path not in names},
         work=work,
+        spared={path: size for path, (size, _) in unused.items() if path not in old},
     )
 
 
@@ -88,6 +94,7 @@ def delete(catalog: Catalog, garbage: Garbage, *, grace_seconds: float) -> Garba
         known={path: size for path, size in garbage.known.items() if path in gone},
         orphans={path: size for path, size in garbage.orphans.items() if path in gone},
         work=garbage.work,
+        spared=garbage.spared,
     )
 
 

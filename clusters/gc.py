@@ -35,7 +35,9 @@ def gc_command(catalog: Catalog, *, keep: int | None, expire: Sequence[str], gra
     lines += [f"  {path}" for path in listed[:LISTED]] + (
         [f"  and {len(listed) - LISTED} more"] * (len(listed) > LISTED)
     )
-    return lines or [f"nothing to delete that is older than {grace}"]
+    lines = lines or [f"nothing to delete that is older than {grace}"]
+    spared = f"are younger than {grace} and stay; --grace 0s is for when no other command runs"
+    return lines + [f"{line}, {spared}" for line in _group(found.spared, "files that nothing refers to")]
 
 
 def duration(text: str) -> float:

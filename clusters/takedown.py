@@ -37,8 +37,10 @@ def takedown_command(
         return [f"nothing to do: all {selection.before:,} documents were taken down before"]
     made = suppress(catalog, selection.named, reason=reason)
     seconds = time.monotonic() - clock
+    others = resembling(catalog, selection.named)  # the rewrite takes the pairs too
     return [
         f"takedown {made.number}: {made.documents:,} documents suppressed in {seconds:.2f} s; no later run sees them",
+        *others,
         *_finished(catalog, chosen),
     ]
 
@@ -59,6 +61,7 @@ def preview(catalog: Catalog, ids: Sequence[str], where: str) -> list[str]:
     rows = rows_that_hold(catalog, named)
     return [
         f"{named.num_rows:,} documents would be taken down; nothing was changed",
+        *resembling(catalog, named),
         f"held by {', '.join([*snapshots, *rows])}",
         *_learned(catalog, snapshots),
         "models",
@@ -79,7 +82,7 @@ def _finished(catalog: Catalog, executor: Executor) -> list[str]:
         return ["another process has rewritten what held them"]
     return [
         f"{len(done.replaced)} snapshots have a new version without them, {len(done.expired)} old versions expired "
-        f"({time.monotonic() - clock:.1f} s); `tamis gc` deletes their files",
+        f"({time.monotonic() - clock:.1f} s); `tamis gc` deletes their files after a day",
         *_learned(catalog, done.expired),
         "models",
         *exposure_lines(done.exposures),
@@ -192,6 +195,26 @@ def holders(catalog: Catalog, named: pa.Table) -> list[Snapshot]:
         [named["content"].unique().to_pylist()],
     )["snapshot"].to_pylist()
     return [catalog.snapshot(ref) for ref in refs]
+
+
+def resembling(catalog: Catalog, named: pa.Table) -> list[str]:
+    """Lines that count the other documents with one of these texts (NAMED), and those paired with one, which stay."""
+    contents, ids = named["content"].unique().to_pylist(), named["id"].unique().to_pylist()
+    found = sql(
+        catalog,
+        """WITH gone AS (SELECT DISTINCT id FROM documents_parquet
+                      WHERE content IN (SELECT unnest(?::VARCHAR[])) AND n_chars > 0),
+        pairs AS (SELECT left_id AS id, right_id AS other FROM edges_parquet
+                  UNION ALL SELECT right_id, left_id FROM edges_parquet)
+        SELECT (SELECT count(*) FROM gone WHERE id NOT IN (SELECT unnest(?::VARCHAR[]))) AS same,
+               (SELECT count(DISTINCT other) FROM pairs
+                WHERE id IN (FROM gone) AND other NOT IN (FROM gone)) AS near""",
+        [contents, ids],
+    )
+    same, near = found["same"][0].as_py(), found["near"][0].as_py()
+    go = "more documents have the same text and go with them"
+    stay = "documents that nearly repeat them stay (view `edges`)"
+    return [f"{count:,} {what}" for count, what in ((same, go), (near, stay)) if count]
 
 
 def learned_from(catalog: Catalog, references: Sequence[str]) -> list[str]:

@@ -87,6 +87,7 @@ def test_the_newest_versions_of_each_name_are_kept(catalog: Catalog) -> None:
 
 def test_orphans_go_only_past_the_grace_period_and_only_by_a_content_name(catalog: Catalog) -> None:
     orphan = write_table(catalog.store, documents(900, 2))
+    assert gc.collect(catalog, grace_seconds=HOUR).spared == {orphan.path: orphan.bytes}
     stray = catalog.store.here / "data" / "notes.txt"
     stray.write_text("somebody else's")
     assert collected(catalog).orphans == {}

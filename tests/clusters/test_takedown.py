@@ -26,7 +26,7 @@ from catalog.tables import read_table
 from catalog.tokenizer import BpeTokenizer
 from clusters.cli import app
 from clusters.console import Console
-from clusters.takedown import finish
+from clusters.takedown import finish, preview
 from tests.catalog.test_macros import COUNTED, ROWS
 from tests.clusters.takedown_store import HERE, invoke, live_ids, secret, take_down, with_copies
 from tests.conftest import Curated
@@ -244,6 +244,24 @@ def test_a_dry_run_says_what_would_happen_and_changes_nothing(made: Path) -> Non
     assert "pool@1" in printed
     assert "other@1" in printed
     assert Catalog.open(made / "store").sequence == catalog.sequence
+
+
+def test_a_dry_run_counts_what_goes_with_a_document_and_what_resembles_it_and_stays(made: Path) -> None:
+    catalog = Catalog.open(made / "store")
+    repeated = invoke("takedown", "--id", secret(catalog)["id"], "--dry-run", "--store", str(catalog.store.root))
+    assert "\n1 more documents have the same text and go with them\n" in repeated
+    assert "nearly repeat" not in repeated
+    pairs = sql(catalog, "SELECT DISTINCT left_id, right_id FROM edges").to_pylist()
+    one = pairs[0]["left_id"]
+    like_it = {each for pair in pairs if one in pair.values() for each in pair.values()} - {one}
+    assert f"{len(like_it)} documents that nearly repeat them stay" in preview(catalog, [one], "")[1]
+    every = {each for pair in pairs for each in pair.values()}
+    assert not any("nearly repeat" in line for line in preview(catalog, sorted(every), ""))
+
+
+def test_gc_right_after_a_takedown_says_what_it_spares(taken: Taken) -> None:
+    printed = invoke("gc", "--dry-run", "--store", str(taken.folder / "store"))
+    assert re.search(r"^\d+ files that nothing refers to, .* are younger than 24h and stay", printed, re.M)
 
 
 def test_conditions_may_use_the_view_and_the_text_without_leaving_either_on_record(folder: Path) -> None:
