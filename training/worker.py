@@ -218,6 +218,7 @@ def search_with_ray(
             name=uuid.uuid4().hex, storage_path=str(folder.absolute() / "ray"), verbose=0, callbacks=[Told()]
         ),
     )
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints a banner on stdout, at any verbosity
     results = tuner.fit()
     if results.errors:
         raise TamisError(f"a trial failed: {str(results.errors[0]).strip().splitlines()[-1]}")

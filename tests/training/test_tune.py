@@ -70,12 +70,13 @@ def test_words_that_are_no_space_or_setting_are_refused(words):
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_here")
-def test_a_search_on_ray_finishes_the_good_rate_and_stops_useless_ones(tmp_path, task):
+def test_a_search_on_ray_finishes_the_good_rate_and_stops_useless_ones(tmp_path, task, capsys):
     from training.worker import search_with_ray
 
     settings = [Setting(learning_rate=rate, batch_rows=8) for rate in (1e-2, 5e-3, 1e-6, 2e-6, 3e-6, 4e-6)]
     heard: list[Trial] = []
     found = search_with_ray(task, settings, folder=tmp_path, concurrent=2, on_report=heard.append)
+    assert capsys.readouterr().out == "", "the table alone goes to standard output"
     best = table(found).to_pylist()[0]
     assert best["learning_rate"] in (1e-2, 5e-3)
     assert best["finished"]
