@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
@@ -26,6 +27,25 @@ app = typer.Typer(
     rich_markup_mode=None,
     epilog="With --debug, at any place, an error shows its traceback.",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from catalog.run import code_version
+
+        typer.echo(f"tamis {code_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def whole(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """What stands before a command."""
+
+
 for group in (making, deduplicating, looking, models, keeping):
     app.add_typer(group.app)
 
@@ -45,7 +65,9 @@ def main() -> None:
     except OSError as error:  # a folder that can't be made, a file that may not be written
         if debug or error.filename is None:
             raise
-        sys.stderr.write(f"tamis: {error.filename}: {error.strerror}\n")
+        in_the_way = isinstance(error, FileExistsError | NotADirectoryError)
+        reason = "a file is in the way, expected a folder" if in_the_way else error.strerror
+        sys.stderr.write(f"tamis: {error.filename}: {reason}\n")
         sys.exit(1)
     except SystemExit as end:
         if end.code == INTERRUPTED:

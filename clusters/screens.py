@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from catalog.catalog import Catalog
 from catalog.counterfactual import Alone
+from catalog.errors import UsageError
 from catalog.lineage import Loss, waterfall
 from catalog.query import render, sql
 from catalog.snapshot import Snapshot
@@ -31,7 +32,8 @@ def facts(snapshot: Snapshot) -> str:
         if summary.get("dropped") is not None:
             text += f", {summary['dropped']:,} dropped"
         if summary.get("quarantined"):
-            text += f", {sum(summary['quarantined'].values()):,} quarantined"
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in summary["quarantined"].items())
+            text += f", {sum(summary['quarantined'].values()):,} quarantined ({reasons})"
         if summary.get("windows"):
             text += f", {summary['windows']:,} windows"
         if summary.get("cells"):
@@ -128,8 +130,8 @@ def waterfall_table(losses: list[Loss]) -> str:
     """Documents and tokens that each rule removed, in order."""
 
     def line(rule: str, documents: int, tokens: int | None, sign: str) -> str:
-        counted = "" if tokens is None else f"{sign}{tokens:,}"
-        return f"  {rule:<28} {sign + format(documents, ','):>12} documents {counted:>16} tokens"
+        counted = "" if tokens is None else f" {sign + format(tokens, ','):>16} tokens"
+        return f"  {rule:<28} {sign + format(documents, ','):>12} documents{counted}"
 
     if not losses:
         return "  nothing was dropped"
@@ -241,25 +243,31 @@ def program() -> str:
 def continue_text(
     store: str, model: str, prompt: str, *, tokens: int = 60, temperature: float = 0.8, seed: int = 1
 ) -> str:
-    """Text after `prompt` from a model snapshot of the store or from an exported folder.
-
-    On one thread: two that wait for each other took 15 s where one took 0.2 s, on two cores that others use as well.
-    """
-    from training.context import LocalContext
-    from training.generate import Sampling, generate
-
-    folder, context = Path(model), LocalContext(num_threads=1)
-    sampling = Sampling(max_tokens=tokens, temperature=temperature, seed=seed)
+    """Text after `prompt` from a model snapshot of the store or from an exported folder. Raises UsageError."""
+    folder = Path(model)
     if (folder / "tokenizer.json").is_file():
-        return generate(folder, prompt, tokenizer_json=folder / "tokenizer.json", sampling=sampling, context=context)
-    from training.inputs import model_folder
-
+        return _continued(folder, folder / "tokenizer.json", prompt, tokens=tokens, temperature=temperature, seed=seed)
+    if "/" in model:
+        raise UsageError(f"{model}: no exported model there: expected a folder with tokenizer.json, or a snapshot")
     catalog = Catalog.open(store)
-    snapshot = catalog.snapshot(model)
+    snapshot = catalog.snapshot(model).require("model")
+
+    from training.inputs import model_folder  # torch takes seconds to load: only once there is a model
+
     with tempfile.TemporaryDirectory() as scratch:
         files = model_folder(catalog.store, snapshot, Path(scratch))
         tokenizer = catalog.store.local(snapshot.artifact("tokenizer"))
-        return generate(files, prompt, tokenizer_json=tokenizer, sampling=sampling, context=context)
+        return _continued(files, tokenizer, prompt, tokens=tokens, temperature=temperature, seed=seed)
+
+
+def _continued(folder: Path, tokenizer_json: Path, prompt: str, *, tokens: int, temperature: float, seed: int) -> str:
+    """On one thread: two that wait for each other took 15 s where one took 0.2 s, on two cores that others use too."""
+    from training.context import LocalContext
+    from training.generate import Sampling, generate
+
+    sampling = Sampling(max_tokens=tokens, temperature=temperature, seed=seed)
+    context = LocalContext(num_threads=1)
+    return generate(folder, prompt, tokenizer_json=tokenizer_json, sampling=sampling, context=context)
 
 
 def _prompt(catalog: Catalog, documents: Snapshot) -> str:

@@ -84,8 +84,8 @@ def recipe_for(plan: Plan) -> Recipe:
         raise UsageError(f"no selector {plan.selector!r}: expected {', '.join(WEIGHING)}")
     if plan.params < plan.vocab_size * 64 * 2:
         raise UsageError(
-            f"--params {plan.params:,} is too small for a vocabulary of {plan.vocab_size:,}: "
-            f"expected at least {plan.vocab_size * 64 * 2:,}"
+            f"--params {plan.params:,} is too small for a vocabulary of {plan.vocab_size:,}: expected at least "
+            f"{plan.vocab_size * 64 * 2:,}, or a recipe (--print-recipe) with a smaller vocab_size and params"
         )
     return Recipe(entries=(*_curation(plan), *_selection(plan), *_training(plan)))
 

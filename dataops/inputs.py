@@ -42,7 +42,9 @@ SHARDS, LEAST_SHARD = 32, 8 << 20  # few enough to pair all with all, many enoug
 TYPICAL_RATIO = 3  # bytes of text per compressed byte: 2.5 to 2.8 measured on English Wikipedia (gzip, zstd, Parquet)
 
 # Beside tables these describe the data, as in a dataset repository; in a folder of texts they are texts.
-_ABOUT_THE_DATA = re.compile(r"(readme|licen[sc]e|notice|changelog|citation|dataset_infos?|dataset_dict|state)\b", re.I)
+_ABOUT_THE_DATA = re.compile(
+    r"(readme|licen[sc]e|notice|changelog|citation|dataset_infos?|dataset_dict|manifest|state)\b", re.I
+)
 _SHARD_NUMBER = re.compile(r"[-._](\d+-of-\d+|\d{5,})$")
 
 

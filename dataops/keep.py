@@ -92,8 +92,8 @@ class Redecide(Keeping):
         made_with = settings_of(work.store, edges[0]) if edges else NO_EDGES
         if self.threshold < made_with["verify_from"]:
             raise UsageError(
-                f"threshold {self.threshold}: {snapshot.ref} stored pairs from {made_with['verify_from']} on; run "
-                "fuzzy-dedup with the lower threshold instead"
+                f"threshold {self.threshold}: {snapshot.ref} stored pairs from {made_with['verify_from']} on; "
+                f"for less give what it was made from: {', '.join(snapshot.inputs)}"
             )
         return keep(work, base, edges, self, offsets=row_offsets(work.store, snapshot), shingle=made_with["shingle"])
 

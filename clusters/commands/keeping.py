@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from catalog.errors import UsageError
 from clusters.commands.options import (
     STORE,
     WORKERS,
@@ -34,6 +35,8 @@ def verify(
     """
     from clusters.verify import verify_command
 
+    if sources and not repair:
+        raise UsageError("--from names files to repair from: give --repair too")
     lines, sound = verify_command(catalog_of(store), repairing=repair, sources=sources or [], workers=workers)
     typer.echo("\n".join(lines))
     if not sound:

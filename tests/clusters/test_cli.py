@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from catalog.lineage import Loss
+from catalog.run import code_version
 from clusters import cli
 from clusters.commands import looking
 from clusters.recipes import load, validate
 from clusters.registry import STEPS
+from clusters.screens import waterfall_table
 from tests.conftest import Curated
 
 ROOT = Path(__file__).parents[2]
@@ -195,6 +199,9 @@ def test_verify_finds_nothing_in_a_good_store_and_the_file_that_was_changed(
         (("step", "split", "pool", "--set", "half"), 2, "--set 'split.half': expected name.setting=value"),
         (("step", "exact-dedup", "pool", "--executor", "spark"), 2, "no executor 'spark'"),
         (("submit", "--cluster", "x.yaml"), 2, "nothing to submit"),
+        (("generate", "pool", "x"), 2, "pool@1 is a documents snapshot where model was expected"),
+        (("generate", "no/model", "x"), 2, "no/model: no exported model there: expected a folder with tokenizer.json"),
+        (("verify", "--from", "x.jsonl"), 2, "give --repair too"),
     ],
 )
 def test_an_error_is_one_line_on_standard_error_with_its_exit_status(
@@ -213,6 +220,22 @@ def test_an_error_is_one_line_on_standard_error_with_its_exit_status(
     if not message.startswith("the query failed"):  # DuckDB points at the place in a second line
         assert answer.err.count("\n") == 1
     assert "Traceback" not in answer.err
+
+
+def test_the_version_is_that_of_the_runs(tamis: Tamis) -> None:
+    assert tamis("--version").out == f"tamis {code_version()}\n"
+
+
+def test_a_waterfall_without_counted_tokens_does_not_speak_of_them() -> None:
+    loss = Loss(snapshot="a@1", rule="exact", documents=9, tokens=None, dropped_documents=2, dropped_tokens=None)
+    assert "tokens" not in waterfall_table([loss])
+    assert waterfall_table([replace(loss, tokens=90, dropped_tokens=20)]).endswith(" 70 tokens")
+
+
+def test_what_was_quarantined_is_counted_by_reason(tamis: Tamis, tmp_path: Path) -> None:
+    (tmp_path / "some.jsonl").write_text('{"text": "words"}\n{"text": 5}\nno\n')
+    answer = tamis("ingest", "some", tmp_path / "some.jsonl", "--store", tmp_path / "store")
+    assert "1 documents, 2 quarantined (1 malformed-json, 1 non-string-text)" in answer.err + answer.out
 
 
 def test_an_unknown_step_lists_the_steps_and_what_they_read(tamis: Tamis) -> None:
@@ -241,10 +264,13 @@ def test_a_command_line_that_means_nothing_is_exit_status_2(tamis: Tamis, argume
     assert "Traceback" not in answer.err
 
 
+IN_THE_WAY = "a file is in the way, expected a folder"
+
+
 def test_a_folder_that_can_not_be_made_is_one_line(tamis: Tamis, curated: Curated, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     answer = tamis("run", curated.recipe, "--store", tmp_path / "file" / "store", "--executor", "local")
-    assert (answer.status, answer.out, answer.err) == (1, "", f"tamis: {tmp_path}/file/store/_log: Not a directory\n")
+    assert (answer.status, answer.out, answer.err) == (1, "", f"tamis: {tmp_path}/file/store/_log: {IN_THE_WAY}\n")
 
 
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,7 @@ def test_a_file_named_twice_is_read_once(tmp_path: Path) -> None:
 
 
 def test_beside_tables_a_readme_is_about_the_data_and_alone_it_is_a_document(tmp_path: Path) -> None:
-    for name in ("README.md", "dataset_infos.json", "train.parquet"):
+    for name in ("README.md", "dataset_infos.json", "manifest.json", "train.parquet"):
         write(tmp_path / "dataset" / name, b"x")
     write(tmp_path / "docs" / "README.md", b"x")
     found = discover([str(tmp_path / "dataset"), str(tmp_path / "docs")], source=None)
