@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -31,7 +31,7 @@ class Documents:
     """Chosen columns of the live documents of some shards, in order. Raises UsageError for a column there is not."""
 
     store: Store
-    shards: Sequence[Shard]
+    shards: Sequence[Shard] = field(repr=False)  # thousands of files
     layers: tuple[str, ...]
     columns: tuple[str, ...]
 

@@ -113,7 +113,7 @@ class Snapshot:
     id: str
     run: str
     inputs: tuple[str, ...]
-    contents: Contents
+    contents: Contents = field(repr=False)  # it may list thousands of files
     store: Store = field(compare=False, repr=False)
 
     @property

@@ -23,6 +23,13 @@ def test_they_are_the_live_ones_with_their_text_as_sql_gives_them(curated: Curat
     assert sorted(found, key=lambda row: row["id"]) == sorted(rows, key=lambda row: row["id"])
 
 
+def test_a_snapshot_and_its_documents_show_themselves_in_a_line(curated: Curated) -> None:
+    snapshot = curated.catalog.snapshot("clean")
+    for each in (snapshot, snapshot.documents()):
+        assert len(repr(each)) < 500
+        assert "data/" not in repr(each), "the files may be thousands"
+
+
 def test_a_data_frame_and_a_batch_a_shard_hold_the_same_rows(curated: Curated) -> None:
     documents = curated.catalog.snapshot("clean").documents()
     frame, table = documents.to_pandas(), documents.to_arrow()
