@@ -104,7 +104,7 @@ def step_class(verb: str) -> type[Any]:
         close = difflib.get_close_matches(verb, STEPS, n=2)
         if close:
             raise UsageError(f"no step {verb!r}; did you mean {' or '.join(close)}?")
-        listed = "\n".join(f"  {each:<18} {names or 'files'}" for each, names in INPUTS.items())
+        listed = "\n".join(f"  {each:<20} {names or 'files'}" for each, names in INPUTS.items())
         raise UsageError(f"no step {verb!r}; the steps and what they read:\n{listed}")
     module, _, name = STEPS[verb].partition(":")
     cls: type[Any] = getattr(import_module(module), name)

@@ -40,5 +40,8 @@ def report(found: Verification) -> list[str]:
         f"{found.segments} windows encoded anew: {count or 'no'} problem{'s' * (count != 1)}"
     ]
     if found.orphans:
-        lines.append(f"{found.orphans} files ({found.orphan_bytes / 1e6:.1f} MB) that no commit names: `tamis gc`")
+        lines.append(
+            f"{found.orphans} files ({found.orphan_bytes / 1e6:.1f} MB) that no commit names: of unfinished work, "
+            "or left over (`tamis gc`)"
+        )
     return lines + [f"  {problem}" for problem in found.problems]

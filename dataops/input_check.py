@@ -120,6 +120,8 @@ def _check_columns(file: Input, options: ReadOptions, names: Sequence[str]) -> N
             near = difflib.get_close_matches(column.lower(), [name.lower() for name in names], n=1, cutoff=0.5)
             nearest = next((name for name in names if near and name.lower() == near[0]), None)
             remedy = f"did you mean {flag} {nearest}?" if nearest else f"name one with {flag}"
+            if flag != "--text-column":  # commands that read new text like the old have no such option
+                remedy += f"; where there is none: {flag[2:].replace('-', '_')}=null in a recipe or by --set"
             raise BadInput(f"{file.path}: no column '{column}'; it has {_listed(names)}; {remedy}")
 
 

@@ -81,8 +81,8 @@ def replay(
 ) -> None:
     """List the documents of a training step with their loss.
 
-    The worst come first. Rows join with the views documents, cells and texts by id. With --weights then, the steps
-    before it are trained again.
+    The worst come first, by nats per token. Rows join with the views documents, cells and texts by id. With --weights
+    then, the steps before it are trained again.
     """
     from catalog.query import print_result
     from training.replay import replay as replay_step
