@@ -33,17 +33,17 @@ def check_packs(catalog: Catalog, sound: Sequence[Snapshot]) -> PacksChecked:
     """Compare the packs among `sound` with the documents they were cut from, where these are among them too."""
     segments, problems = 0, []
     for packs in sound:
-        source = documents_of(catalog, packs) if packs.contents.kind == "packs" else None
-        if source not in sound or source is None or not packs.contents.shards:
+        behind = documents_behind(catalog, packs) if packs.contents.kind == "packs" else []
+        sources = [each for each in behind if each in sound and each is not None]
+        if not sources or len(sources) < len(behind) or not packs.contents.shards:
             continue
-        missing = _missing(catalog, packs, source)
+        missing = _missing(catalog, packs, sources)
         if missing:
-            problems.append(
-                f"{packs.ref}: {len(missing)} documents of its windows are not in {source.ref}: {missing[0]}"
-            )
+            names = ", ".join(each.ref for each in sources)
+            problems.append(f"{packs.ref}: {len(missing)} documents of its windows are not in {names}: {missing[0]}")
             continue
         sample = _sample(catalog, packs)
-        wrong = _wrong(catalog, packs, source, sample)
+        wrong = _wrong(catalog, packs, sources, sample)
         segments += len(sample)
         problems += [
             f"{packs.ref}: the tokens of a window of {name} are not what its tokenizer makes of the text"
@@ -52,15 +52,18 @@ def check_packs(catalog: Catalog, sound: Sequence[Snapshot]) -> PacksChecked:
     return PacksChecked(segments=segments, problems=problems)
 
 
-def documents_of(catalog: Catalog, packs: Snapshot) -> Snapshot | None:
-    """The documents that packs were cut from, as a takedown has left them; None when they have expired."""
+def documents_behind(catalog: Catalog, packs: Snapshot) -> list[Snapshot | None]:
+    """The documents that packs were cut from, of a blend all, as a takedown has left them; None for what expired."""
+    found: list[Snapshot | None] = []
     for each in catalog.inputs(packs):
         if each.contents.kind == "documents":
-            return catalog.successor(each)
-    return documents_of(catalog, catalog.inputs(packs)[0]) if packs.inputs else None
+            found.append(catalog.successor(each))
+        elif each.contents.kind == "packs":
+            found += documents_behind(catalog, each)
+    return [each for position, each in enumerate(found) if each not in found[:position]]
 
 
-def _missing(catalog: Catalog, packs: Snapshot, source: Snapshot) -> list[str]:
+def _missing(catalog: Catalog, packs: Snapshot, sources: Sequence[Snapshot]) -> list[str]:
     """Ids in the windows that are not live documents."""
     wanted = pa.array([], pa.binary(16))
     for shard in packs.contents.shards:
@@ -68,8 +71,9 @@ def _missing(catalog: Catalog, packs: Snapshot, source: Snapshot) -> list[str]:
             flat = pc.list_flatten(pa.ipc.open_file(file).read_all()["documents"]).unique()
             wanted = pa.concat_arrays([wanted, flat.cast(pa.binary(16))]).unique()
     names = {each.hex() for each in wanted.to_pylist() if each != PADDING}
-    for shard in source.contents.shards:
-        names -= set(read_live(catalog.store, shard, source.contents.layers, ["id"])["id"].to_pylist())
+    for source in sources:
+        for shard in source.contents.shards:
+            names -= set(read_live(catalog.store, shard, source.contents.layers, ["id"])["id"].to_pylist())
     return sorted(names)
 
 
@@ -89,19 +93,22 @@ def _sample(catalog: Catalog, packs: Snapshot) -> list[tuple[str, np.ndarray]]:
     return [each for each in found if len(each[1])][:SAMPLE]
 
 
-def _wrong(catalog: Catalog, packs: Snapshot, source: Snapshot, sample: Sequence[tuple[str, np.ndarray]]) -> list[str]:
+def _wrong(
+    catalog: Catalog, packs: Snapshot, sources: Sequence[Snapshot], sample: Sequence[tuple[str, np.ndarray]]
+) -> list[str]:
     """The documents of those pieces that are not a run of their document's tokens."""
     tokenizer = BpeTokenizer(catalog.store.local(packs.artifact("tokenizer")))
     wanted = pa.array({name for name, _ in sample}, pa.string())
     encoded: dict[str, bytes] = {}
-    for shard in source.contents.shards:
-        ids = read_live(catalog.store, shard, source.contents.layers, ["row", "id"])
-        if not pc.any(pc.is_in(ids["id"], value_set=wanted)).as_py():
-            continue
-        texts = read_live(catalog.store, shard, source.contents.layers, ["id", "text"])
-        texts = texts.filter(pc.is_in(texts["id"], value_set=wanted))
-        pieces = tokenizer.encode(texts["text"].to_pylist())
-        encoded |= {name: each.tobytes() for name, each in zip(texts["id"].to_pylist(), pieces, strict=True)}
+    for source in sources:
+        for shard in source.contents.shards:
+            ids = read_live(catalog.store, shard, source.contents.layers, ["row", "id"])
+            if pc.any(pc.is_in(ids["id"], value_set=wanted)).as_py():
+                texts = read_live(catalog.store, shard, source.contents.layers, ["id", "text"])
+                texts = texts.filter(pc.is_in(texts["id"], value_set=wanted))
+                pieces = tokenizer.encode(texts["text"].to_pylist())
+                named = zip(texts["id"].to_pylist(), pieces, strict=True)
+                encoded |= {name: each.tobytes() for name, each in named}
     return [name for name, piece in sample if not _holds(encoded[name], piece.astype(np.uint16).tobytes())]
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from catalog.catalog import Catalog
 from catalog.errors import UsageError
 from catalog.pack import Packs
+from catalog.pack_audit import check_packs
 from catalog.run import begin, run
 from catalog.snapshot import Snapshot
 from clusters.screens import facts
@@ -215,6 +216,16 @@ def test_a_blend_has_every_row_of_its_sources_in_the_shares_that_were_asked_for(
     assert np.abs(counts / counts.sum() - own).max() < 0.01
     with pytest.raises(UsageError, match="1 shares for 2 packs"):
         do(catalog, Blend(shares=(1.0,)), target, generic, into="x")
+
+
+def test_verification_looks_for_the_documents_of_a_blend_behind_each_of_its_parts(catalog):
+    parts = [catalog.snapshot(name) for name in ("target-packs", "specialized-packs")]
+    blend = do(catalog, Blend(shares=(1, 1)), *parts, into="parts")
+    behind = [catalog.inputs(each)[0] for each in parts]
+    checked = check_packs(catalog, [blend, *behind])
+    assert checked.segments > 0
+    assert checked.problems == []
+    assert check_packs(catalog, [blend, behind[0]]).segments == 0, "one of them has expired: it can't be told"
 
 
 def test_settings_that_do_not_fit_are_refused_by_name(catalog):
