@@ -95,6 +95,17 @@ def waterfall(catalog: Catalog, snapshot: Snapshot) -> list[Loss]:
     ]
 
 
+def documents_behind(catalog: Catalog, packs: Snapshot) -> list[Snapshot | None]:
+    """The documents that packs were cut from, of a blend all, as a takedown has left them; None for what expired."""
+    found: list[Snapshot | None] = []
+    for each in catalog.inputs(packs):
+        if each.contents.kind == "documents":
+            found.append(catalog.successor(each))
+        elif each.contents.kind == "packs":
+            found += documents_behind(catalog, each)
+    return [each for position, each in enumerate(found) if each not in found[:position]]
+
+
 def _facts(snapshot: Snapshot) -> str:
     summary = snapshot.contents.summary
     parts = []

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from catalog.catalog import Catalog
+from catalog.lineage import documents_behind
 from catalog.pack import PADDING, Packs
 from catalog.snapshot import Snapshot
 from catalog.tables import read_live
@@ -50,17 +51,6 @@ def check_packs(catalog: Catalog, sound: Sequence[Snapshot]) -> PacksChecked:
             for name in wrong
         ]
     return PacksChecked(segments=segments, problems=problems)
-
-
-def documents_behind(catalog: Catalog, packs: Snapshot) -> list[Snapshot | None]:
-    """The documents that packs were cut from, of a blend all, as a takedown has left them; None for what expired."""
-    found: list[Snapshot | None] = []
-    for each in catalog.inputs(packs):
-        if each.contents.kind == "documents":
-            found.append(catalog.successor(each))
-        elif each.contents.kind == "packs":
-            found += documents_behind(catalog, each)
-    return [each for position, each in enumerate(found) if each not in found[:position]]
 
 
 def _missing(catalog: Catalog, packs: Snapshot, sources: Sequence[Snapshot]) -> list[str]:

@@ -23,6 +23,7 @@ import torch
 
 from catalog.catalog import Catalog
 from catalog.errors import UsageError
+from catalog.lineage import documents_behind
 from catalog.pack import PADDING, Packs
 from catalog.run import Receipt, Task, TaskFunction, Work
 from catalog.snapshot import Snapshot
@@ -84,9 +85,14 @@ def replay(catalog: Catalog, model: Snapshot, step: int, *, weights: str = "now"
     steps = model.contents.summary["steps"]
     if not 1 <= step <= steps:
         raise UsageError(f"{model.ref} was trained in {steps} steps, so it has no step {step}")
-    packs_snapshot = catalog.inputs(model)[0]
+    inputs = [catalog.current(each) for each in catalog.inputs(model)]
+    if weights == "then" and inputs != catalog.inputs(model):
+        raise UsageError(
+            f"a takedown rewrote what {model.ref} was trained on, so no step can be trained again: try now"
+        )
+    behind = [each for each in documents_behind(catalog, inputs[0]) if each]
     with tempfile.TemporaryDirectory() as scratch:
-        job = _job(catalog, model, step_class, Path(scratch))
+        job = _job(catalog, model, inputs, step_class, Path(scratch))
         context = LocalContext(device_name="cpu", num_threads=threads)
         packs = Packs(job.packs)
         batch = job.train.batch_rows
@@ -97,8 +103,7 @@ def replay(catalog: Catalog, model: Snapshot, step: int, *, weights: str = "now"
             network = read_network(model_folder(catalog.store, model, Path(scratch) / "now"), device=context.device)
         dtype = dtype_of(model.contents.summary["precision"] if weights == "then" else "fp32")
         rows = list(_segments(packs, samples, network, dtype, micro=job.train.micro_batch_rows))
-    documents = catalog.inputs(packs_snapshot)[0]
-    places = _places(catalog.store, documents, {row["id"] for row in rows})
+    places = _places(catalog.store, behind, {row["id"] for row in rows})
     for row in rows:
         tokens = row.pop("tokens")
         row["shard"], whole = places[row["id"]]
@@ -108,7 +113,7 @@ def replay(catalog: Catalog, model: Snapshot, step: int, *, weights: str = "now"
     return Replay(
         segments=pa.Table.from_pylist(rows, schema=SCHEMA),
         recorded_loss=_recorded(catalog, model, step),
-        documents=documents.ref,
+        documents=" or ".join(each.ref for each in behind),
     )
 
 
@@ -134,7 +139,13 @@ class _Nowhere:
         raise AssertionError(f"a replay maps no tasks, got {len(tasks)} for {function} on {store}")
 
 
-def _job(catalog: Catalog, model: Snapshot, step_class: type[Pretrain | Finetune], scratch: Path) -> Job:
+def _job(
+    catalog: Catalog,
+    model: Snapshot,
+    inputs: Sequence[Snapshot],
+    step_class: type[Pretrain | Finetune],
+    scratch: Path,
+) -> Job:
     """What the model's run computed, in a folder of its own."""
     run = catalog.runs[model.run]
     settings = {name: value for name, value in run.parameters.items() if name not in ("is", "revision")}
@@ -147,7 +158,7 @@ def _job(catalog: Catalog, model: Snapshot, step_class: type[Pretrain | Finetune
         executor=_Nowhere(),
         scratch=scratch,
     )
-    jobs = step_class(**settings).jobs(work, *catalog.inputs(model)).jobs
+    jobs = step_class(**settings).jobs(work, *inputs).jobs
     if len(jobs) > 1:
         raise UsageError(f"{model.ref} was made by {len(jobs)} runs: a step is one of a single run")
     return jobs[0]
@@ -209,10 +220,10 @@ def _segments(
                 }
 
 
-def _places(store: Store, documents: Snapshot, ids: set[str]) -> dict[str, tuple[int, np.ndarray]]:
-    """Shard and token ids of documents."""
+def _places(store: Store, behind: Sequence[Snapshot], ids: set[str]) -> dict[str, tuple[int, np.ndarray]]:
+    """Shard, in the one of these documents snapshots that has it, and token ids of documents."""
     found: dict[str, tuple[int, np.ndarray]] = {}
-    for number, shard in enumerate(documents.contents.shards):
+    for number, shard in [pair for documents in behind for pair in enumerate(documents.contents.shards)]:
         path = store.local(shard.tables["tokens"])
         table = pq.read_table(path, columns=["id", "tokens"], filters=[("id", "in", sorted(ids))], partitioning=None)
         for name, tokens in zip(table["id"].to_pylist(), table["tokens"], strict=True):

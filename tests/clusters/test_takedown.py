@@ -31,6 +31,7 @@ from tests.catalog.test_macros import COUNTED, ROWS
 from tests.clusters.takedown_store import HERE, invoke, live_ids, secret, take_down, with_copies
 from tests.conftest import Curated
 from training.order import Order
+from training.replay import replay
 from training.steps import Finetune, Pretrain
 
 SETTINGS = {"params": 150_000, "batch_rows": 4}
@@ -257,6 +258,15 @@ def test_a_dry_run_counts_what_goes_with_a_document_and_what_resembles_it_and_st
     assert f"{len(like_it)} documents that nearly repeat them stay" in preview(catalog, [one], "")[1]
     every = {each for pair in pairs for each in pair.values()}
     assert not any("nearly repeat" in line for line in preview(catalog, sorted(every), ""))
+
+
+def test_a_step_is_replayed_without_what_was_taken_down_but_not_trained_again(taken: Taken) -> None:
+    catalog = taken.catalog
+    found = replay(catalog, catalog.snapshot("base"), 1)
+    assert taken.document["id"] not in found.segments["id"].to_pylist()
+    assert found.segments.num_rows
+    with pytest.raises(UsageError, match=r"a takedown rewrote what base@1 was trained on"):
+        replay(catalog, catalog.snapshot("base"), 1, weights="then")
 
 
 def test_gc_right_after_a_takedown_says_what_it_spares(taken: Taken) -> None:

@@ -13,6 +13,7 @@ from catalog.catalog import Catalog
 from catalog.errors import UsageError
 from catalog.query import sql
 from catalog.run import run
+from dataops.blend import Blend
 from dataops.executors import LocalExecutor
 from tests.conftest import Curated
 from training.replay import replay
@@ -72,6 +73,16 @@ def test_segments_lie_where_the_replay_says(catalog):
         assert row["start"] + row["n_tokens"] - 1 <= len(whole)
     joined = sql(catalog, "SELECT DISTINCT id FROM documents WHERE snapshot = ?", [found.documents])
     assert {row["id"] for row in rows} <= set(joined["id"].to_pylist())
+
+
+def test_a_model_of_blended_packs_is_replayed_with_the_documents_of_each_part(catalog):
+    parts = [catalog.snapshot(name) for name in ("target-packs", "specialized-packs")]
+    packs = run(Blend(shares=(1, 1)), *parts, into="parts", catalog=catalog, executor=HERE)
+    model = run(Pretrain(**SMALL), packs, into="blended", catalog=catalog, executor=HERE)
+    found = replay(catalog, model, 1)
+    assert found.documents == " or ".join(catalog.inputs(each)[0].ref for each in parts)
+    cells = len(parts[0].contents.summary["rows_per_cell"])
+    assert {cell < cells for cell in found.segments["cell"].to_pylist()} == {True, False}, "rows of both"
 
 
 def test_a_step_that_was_not_and_a_snapshot_that_is_no_model_are_refused(catalog):
