@@ -278,6 +278,8 @@ def gate_screen(gate: Mapping[str, Any], *, named: Snapshot, model: Path) -> str
             f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]   all below {row['at_most']:+.4f}: "
             f"{'yes' if row['holds'] else 'no'} ({row['documents']:,} documents)"
         )
+    if all(row["low"] == row["difference"] == row["high"] == 0 for row in gate["sets"]):
+        lines += ["", "The two score alike: no step lowered the loss on validation, so the weights are those of before"]
     is_promoted = gate["winner"] == gate["challenger"]
     said = "The challenger takes over" if is_promoted else "The champion stays"
     return "\n".join(

@@ -14,11 +14,12 @@ from catalog.catalog import Catalog
 from catalog.errors import UsageError
 from catalog.query import sql
 from catalog.snapshot import Contents, Snapshot
+from catalog.store import Store
 from clusters.console import Console
 from clusters.drift import drift_recipe, drift_screen
 from clusters.origins import origins_of
 from clusters.recipes import Recipe, Stated, validate
-from clusters.refresh import Additions, refresh_now, refresh_recipe
+from clusters.refresh import Additions, gate_screen, refresh_now, refresh_recipe
 from clusters.runner import run_recipe
 from tests.catalog.planted import a_run
 from tests.clusters.test_cli import Tamis, tamis  # noqa: F401  # a fixture
@@ -277,3 +278,15 @@ def test_what_can_not_be_done_again_is_refused_before_anything_runs(
 def _texts(catalog: Catalog, name: str) -> set[str]:
     query = "SELECT DISTINCT content FROM documents WHERE snapshot = ?"
     return set(sql(catalog, query, [catalog.snapshot(name).ref])["content"].to_pylist())
+
+
+@pytest.mark.parametrize("difference", [0.0, -0.01])
+def test_the_gate_says_when_training_changed_nothing(difference: float, tmp_path: Path) -> None:
+    row = {"champion": 2.0, "challenger": 2.0 + difference, "difference": difference, "low": difference, "high": 0.0}
+    sets = [{**row, "text": text, "at_most": 0.0, "holds": False, "documents": 9} for text in ("old", "new")]
+    gate = {"champion": "a@1", "challenger": "b@1", "winner": "a@1", "sets": sets}
+    contents, store = Contents(kind="model"), Store(tmp_path)
+    named = Snapshot(name="a", version=1, id="0" * 64, run="", inputs=(), contents=contents, store=store)
+    said = gate_screen(gate, named=named, model=Path("out/model"))
+    assert ("no step lowered the loss on validation" in said) == (difference == 0)
+    assert "The champion stays: a@1 is a@1" in said
