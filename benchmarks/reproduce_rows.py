@@ -32,7 +32,7 @@ PAPER = {"smoothing": "none", "defence": 0.0, "max_epochs": 1e9}  # 2402.01093: 
 SELECTORS: dict[str, Callable[[int], Step]] = {
     "ours": lambda tokens: Weigh(tokens=tokens),
     **{f"plain-{k}": lambda tokens, k=k: Weigh(tokens=tokens, cells=k, **PAPER) for k in (16, 64, 256, 1024)},
-    "stacked": lambda tokens: WeighStacked(tokens=tokens),
+    "stacked": lambda tokens: WeighStacked(tokens=tokens, max_epochs=16.0),
     "two-stage": lambda tokens: WeighTwoStage(tokens=tokens),
     "dsir": lambda tokens: WeighNgrams(tokens=tokens),
     "ced": lambda tokens: WeighCrossEntropy(tokens=tokens),
