@@ -3,6 +3,7 @@
     python benchmarks/reproduce.py STORE --hours 2        makes rows until the time is over; the same command goes on
     python benchmarks/reproduce.py STORE --table          prints the table of what there is
     python benchmarks/reproduce.py STORE --plots FOLDER   and draws it (extra [bench])
+    python benchmarks/reproduce.py OTHER --share 0.25     tries on a quarter of pool and tokens: 4 minutes a row, not 14
 
 Text is looked for in ../shared/corpora beside the checkout. A row is a chain of snapshots in STORE: finished ones are
 never made again, and a row that was cut off goes on from its last checkpoint. Rows are made on `--processes` processes
@@ -77,6 +78,9 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=1.0)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--steps", type=int, default=3000, help="of 16 rows of 256 tokens, in every pretraining")
+    parser.add_argument(
+        "--share", type=float, default=1.0, help="of the pool and of --steps: a trial, in a STORE of its own"
+    )
     parser.add_argument("--params", type=int, default=1_000_000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=TARGETS)
@@ -85,7 +89,7 @@ def main() -> None:
     parser.add_argument("--plots", type=Path)
     options = parser.parse_args()
     wanted = [row for row in rows(tuple(options.targets), seeds=options.seeds) if row.method in options.methods]
-    bench = Bench(folder=options.store)
+    bench = Bench(folder=options.store, share=options.share)
     if options.table or options.plots:
         print_tables(bench.catalog, wanted)
         if options.plots:
@@ -93,8 +97,8 @@ def main() -> None:
         return
     if not CORPORA.exists():
         sys.exit(f"{CORPORA} is not there: this table needs the text that lies beside the checkout")
-    tokens = options.steps * STEP_TOKENS
-    pools, targets = curated(bench, tokens=tokens)
+    pools, targets = curated(bench, tokens=options.steps * STEP_TOKENS)
+    tokens = round(options.share * options.steps) * STEP_TOKENS
     table = Table(bench=bench, pools=pools, targets=targets, tokens=tokens, params=options.params)
     make_rows(table, wanted, hours=options.hours, processes=options.processes)
 

@@ -33,6 +33,8 @@ SELECTORS: dict[str, Callable[[int], Step]] = {
     "ours": lambda tokens: Weigh(tokens=tokens),
     **{f"plain-{k}": lambda tokens, k=k: Weigh(tokens=tokens, cells=k, **PAPER) for k in (16, 64, 256, 1024)},
     "stacked": lambda tokens: WeighStacked(tokens=tokens, max_epochs=16.0),
+    **{f"stacked-epochs-{n}": lambda tokens, n=n: WeighStacked(tokens=tokens, max_epochs=float(n)) for n in (4, 64)},
+    "dsir-epochs-16": lambda tokens: WeighNgrams(tokens=tokens, max_epochs=16.0),
     "two-stage": lambda tokens: WeighTwoStage(tokens=tokens),
     "dsir": lambda tokens: WeighNgrams(tokens=tokens),
     "ced": lambda tokens: WeighCrossEntropy(tokens=tokens),
@@ -165,7 +167,7 @@ def rows(targets: tuple[str, ...], *, seeds: int) -> list[Row]:
     )
     families = ("mix", "pn", "large", "large-lora", "distilled", "soup", "plain-1024")
     main = ("slm", "ours", "stacked", "plain-64", "dsir", "nopt")
-    ablations = tuple(name for name in SELECTORS if name.startswith("ours-"))
+    ablations = tuple(name for name in SELECTORS if "-epochs-" in name or name.startswith("ours-"))
     out = [Row(method=method, target=target) for method in contest for target in targets]
     out += [Row(method=method, target=target) for method in families for target in targets]
     out += [

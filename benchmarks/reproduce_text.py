@@ -62,10 +62,14 @@ CELLS, CONTEXT, VOCABULARY = 1024, 256, 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """The store of a reproduction and how it runs steps: alone in this process, on `workers` threads."""
+    """The store of a reproduction and how it runs steps: alone in this process, on `workers` threads.
+
+    `share`: of the pool's documents and of the tokens that models learn from it, for trials; targets stay as they are.
+    """
 
     folder: Path
     workers: int = 2
+    share: float = 1.0
 
     @property
     def catalog(self) -> Catalog:
@@ -98,7 +102,7 @@ class Target:
 def curated(bench: Bench, *, tokens: int) -> tuple[dict[str, Pool], dict[tuple[str, str], Target]]:
     """Pools by name and targets by (name, size); what the store has is not done again.
 
-    tokens: of each pretraining stream, of which the sizes are shares.
+    tokens: of each pretraining stream of the whole pool, of which the sizes are shares.
     """
     unique = {name: _deduplicated(bench, name, _target_text(bench, name)) for name in TARGETS}
     pools, targets = {}, {}
@@ -154,7 +158,9 @@ def _pool_text(bench: Bench, pool: str, near: tuple[str, ...]) -> Path:
     if not path.exists():
         tables = [_read(name) for name in GENERIC]
         room = NEAR_SHARE / (1 - NEAR_SHARE) * sum(_bytes(table) for table in tables) / len(near)
-        _write(path, [*tables, *(_shuffled(_read(name), room) for name in near)])
+        whole = pa.concat_tables([*tables, *(_shuffled(_read(name), room) for name in near)])
+        chosen = np.random.default_rng(1).random(len(whole)) < bench.share
+        _write(path, whole.filter(pa.array(chosen)))
     return path
 
 
@@ -164,7 +170,7 @@ def _target_text(bench: Bench, name: str) -> Path:
     if not path.exists():
         table = _read(name)
         cut = pc.utf8_slice_codeunits(table["text"], 0, MOST_CHARACTERS)
-        _write(path, [pa.table({"source": table["source"], "text": cut})])
+        _write(path, pa.table({"source": table["source"], "text": cut}))
     return path
 
 
@@ -183,8 +189,8 @@ def _shuffled(table: pa.Table, room: float) -> pa.Table:
     return table.slice(0, int((np.cumsum(pc.binary_length(table["text"]).to_numpy()) <= room).sum()))
 
 
-def _write(path: Path, tables: list[pa.Table]) -> None:
+def _write(path: Path, table: pa.Table) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    pq.write_table(pa.concat_tables(tables), partial, row_group_size=4096)
+    pq.write_table(table, partial, row_group_size=4096)
     partial.replace(path)
