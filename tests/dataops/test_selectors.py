@@ -24,9 +24,9 @@ from dataops.selectors import (
     WeighNgrams,
     WeighStacked,
     WeighTwoStage,
-    window_shares,
 )
 from dataops.tokenize import Tokenize
+from dataops.window_weights import window_shares
 from tests.dataops.conftest import TOPICS, Selection, apply, ingest_rows, live, prose, rows_of, select
 
 SELECTORS = [

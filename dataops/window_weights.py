@@ -1,0 +1,334 @@
+"""Weights of windows: a score, calibrated to a ratio of densities, becomes how often each window is drawn.
+
+    sample      windows of pool and target, drawn by key
+    learn       the scorer from the sample, and from each half of its documents alone
+    calibrate   on scores of windows by the half that had not seen them: the slopes from scores to
+                ln P(x | target) / P(x | pool), and the AUC
+    score       every window of the pool
+    weigh       q(x) in proportion to tokens times that ratio, tempered, defended and capped as the weights of cells are
+
+The result is a mixture like that of `weigh`; how windows of one cell differ is its table `factors`, which `resample`
+turns into draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import ArrayLike
+
+from catalog import schema
+from catalog.errors import UsageError
+from catalog.run import Receipt, Task, Work, as_json, file_ref
+from catalog.snapshot import Contents, Shard, Snapshot
+from catalog.store import Store
+from catalog.tables import read_live, write_table
+from catalog.tokenizer import BpeTokenizer
+from dataops.cells import cut, load_cells, window_keys
+from dataops.importance import (
+    Weigh,
+    check_sampling,
+    coverage,
+    has_quality_gate,
+    mixture_summary,
+    read_placed,
+    same_cells,
+    weigh,
+    weight_table,
+)
+from dataops.kernels.hashing import mix64, uniform
+from dataops.kernels.histogram import ImportanceWeights, importance_weights, token_histogram
+from dataops.kernels.ranking import auc, auc_by_cell, calibrate
+from dataops.scorers import Sample, Scorer
+from dataops.step import shard_tasks
+
+WHOLE = 2
+PARTS = (0, 1, WHOLE)  # what a scorer learns from: the documents outside half 0, those outside half 1, or all
+LEAST = 20  # windows of each side that a cell needs before its AUC says something
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selecting:
+    """Settings of every selector of this module. `keeps_cells`: weights of cells stand, scores divide them."""
+
+    verb: ClassVar[str]
+    revision: ClassVar[int] = 2
+    keeps_cells: ClassVar[bool] = False
+
+    tokens: int
+    temperature: float = 1.0
+    defence: float = 0.1
+    max_epochs: float = 4.0
+    sample_windows: int = 20_000
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        check_sampling(self.tokens, self.temperature, self.defence, self.max_epochs)
+
+
+def weigh_by_score(step: Selecting, scorer: Scorer, work: Work, *inputs: Snapshot) -> Contents:
+    """The mixture of a selector over (pool, target); `scorer` gives a window its score."""
+    pool, target = same_cells(*inputs)
+    model = pool.artifact("cell-model")
+    settings = {
+        "step": step,
+        "scorer": scorer,
+        "folder": str(work.folder),
+        "cell-model": model,
+        "tokenizer": pool.artifact("tokenizer"),
+    }
+    tasks = [
+        {**task, "side": side, "index": index}
+        for side, snapshot in (("pool", pool), ("target", target))
+        for index, task in enumerate(shard_tasks(snapshot, **settings))
+    ]
+    measured = work.stage("measure", _measure, tasks, unit="windows")
+    totals = {side: _total(measured, tasks, side) for side in ("pool", "target")}
+    if not all(totals.values()):
+        raise UsageError(f"the pool has {totals['pool']} windows and the target {totals['target']}: both need some")
+    rates = {side: min(1.0, step.sample_windows / total) for side, total in totals.items()}
+    sampled = work.stage("sample", _sample, [{**t, "rate": rates[t["side"]]} for t in tasks], unit="windows")
+    paths = {
+        side: [each["path"] for each, task in zip(sampled, tasks, strict=True) if task["side"] == side]
+        for side in ("pool", "target")
+    }
+    parts = {side: (each.contents.shards, each.contents.layers) for side, each in (("pool", pool), ("target", target))}
+    task = {**settings, **parts, "paths": paths}
+    learned = work.stage("learn", _learn, [{**task, "part": part} for part in PARTS], unit="windows")
+    learned_task = {**task, "models": [each["model"] for each in learned]}
+    (fitted,) = work.stage("calibrate", _calibrate, [learned_task], unit="windows")
+    scored = work.stage("score", _score, [{**t, **fitted} for t in tasks if t["side"] == "pool"], unit="windows")
+    task = {**task, **fitted, "scores": [each["path"] for each in scored]}
+    (weighed,) = work.stage("weigh", _weigh, [task], unit="windows")
+    shards = tuple(
+        Shard(rows=rows, tables={"factors": file_ref(ref)})
+        for rows, ref in zip(weighed["rows"], weighed["factors"], strict=True)
+    )
+    summary = {**weighed["summary"], **fitted["report"], "quality_gate": has_quality_gate(pool, target)}
+    artifacts = {"weights": file_ref(weighed["weights"]), "cell-model": model}
+    return Contents(kind="mixture", shards=shards, artifacts=artifacts, summary=summary)
+
+
+def _total(measured: list[Receipt], tasks: list[dict[str, Any]], side: str) -> int:
+    return sum(each["windows"] for each, task in zip(measured, tasks, strict=True) if task["side"] == side)
+
+
+def _measure(store: Store, task: Task) -> Receipt:
+    return {"windows": read_live(store, task["shard"], task["layers"], ["row"], table="cells").num_rows}
+
+
+def _sample(store: Store, task: Task) -> Receipt:
+    step: Selecting = task["step"]
+    cells = load_cells(store, task["cell-model"])
+    windows = cut(store, task, cells.context)
+    placed = read_live(store, task["shard"], task["layers"], ["cell"], table="cells")["cell"].to_numpy()
+    chosen = uniform(step.seed, window_keys(windows.h64, windows.window)) < task["rate"]
+    lengths = windows.n_tokens.astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(lengths[chosen])])
+    table = pa.table(
+        {
+            "text": windows.text.filter(pa.array(chosen)),
+            "tokens": pa.LargeListArray.from_arrays(offsets, pa.array(windows.tokens[np.repeat(chosen, lengths)])),
+            "h64": windows.h64[chosen],
+            "cell": placed[chosen],
+        }
+    )
+    path = Path(task["folder"]) / f"{task['side']}-{task['index']}.arrow"
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return {"path": str(path), "windows": table.num_rows, "bytes": windows.text.nbytes}
+
+
+def _learn(store: Store, task: Task) -> Receipt:
+    """A scorer from all the samples, or from the documents that are not in one half; no model where a side is empty."""
+    scorer: Scorer = task["scorer"]
+    target, pool = (
+        sample if task["part"] == WHOLE else sample.part(_halves(table) != task["part"])
+        for sample, table in (_read_sample(store, task, side) for side in ("target", "pool"))
+    )
+    if not len(target) or not len(pool):
+        return {"model": "", "windows": 0}
+    path = Path(task["folder"]) / f"scorer-{task['part']}.model"
+    scorer.fit(target, pool, path)
+    return {"model": str(path), "windows": len(target) + len(pool)}
+
+
+def _calibrate(store: Store, task: Task) -> Receipt:
+    scorer: Scorer = task["scorer"]
+    target, of_target = _read_sample(store, task, "target")
+    pool, of_pool = _read_sample(store, task, "pool")
+    paths = [Path(model) if model else None for model in task["models"]]
+    ours, theirs = (
+        _held_out_scores(scorer, sample, _halves(table), paths)
+        for sample, table in ((target, of_target), (pool, of_pool))
+    )
+    target_cells, pool_cells = of_target["cell"].to_numpy(), of_pool["cell"].to_numpy()
+    offsets = _cell_ratios(store, task)
+    slopes = calibrate(ours, theirs, target_offsets=offsets[target_cells], pool_offsets=offsets[pool_cells])
+    alone = calibrate(ours, theirs)  # what the scores say where cells are not known
+    ours, theirs = log_ratio(ours, alone), log_ratio(theirs, alone)
+    inside = auc_by_cell(ours, target_cells, theirs, pool_cells, num_cells=len(offsets), least=LEAST)
+    share = np.bincount(target_cells, minlength=len(offsets)) * ~np.isnan(inside)
+    report = {
+        "slopes": slopes.tolist(),
+        "auc": auc(ours, theirs),
+        "auc_inside_cells": float((np.nan_to_num(inside) * share).sum() / share.sum()) if share.sum() else None,
+        "cells_with_auc": int((share > 0).sum()),
+    }
+    return {
+        "model": task["models"][WHOLE],
+        "slopes": slopes.tolist(),
+        "report": report,
+        "windows": len(target) + len(pool),
+    }
+
+
+def _read_sample(store: Store, task: Task, side: str) -> tuple[Sample, pa.Table]:
+    table = pa.concat_tables([pa.ipc.open_file(path).read_all() for path in task["paths"][side]]).combine_chunks()
+    tokens = table["tokens"].combine_chunks()
+    sample = Sample(
+        texts=table["text"].combine_chunks(),
+        offsets=np.concatenate([[0], np.cumsum(tokens.value_lengths().to_numpy())]).astype(np.int64),
+        tokens=tokens.flatten().to_numpy(),
+        vocab_size=BpeTokenizer(store.local(task["tokenizer"])).vocab_size,
+    )
+    return sample, table
+
+
+def _halves(table: pa.Table) -> np.ndarray:
+    """Which half of the documents each window belongs to, int[n]."""
+    return (mix64(table["h64"].to_numpy()) & np.uint64(1)).astype(np.int64)
+
+
+def _held_out_scores(scorer: Scorer, sample: Sample, halves: np.ndarray, models: Sequence[Path | None]) -> np.ndarray:
+    """Scores of a sample, each by the model that did not learn from its half of the documents, in its order.
+
+    models: by part. Where all documents of a side are in one half, what they taught scores them: too few to hold back.
+    """
+    whole = models[WHOLE]
+    assert whole is not None
+    parts = [scorer.score(models[half] or whole, sample.part(halves == half)) for half in (0, 1)]
+    scores = np.concatenate(parts)
+    scores[np.argsort(halves, kind="stable")] = scores.copy()
+    return scores
+
+
+def log_ratio(scores: np.ndarray, slopes: ArrayLike) -> np.ndarray:
+    """ln P(x | target) / P(x | pool) but for a constant, float32[n], from scores [n] or [n, k] and their k slopes."""
+    return (scores.reshape(len(scores), -1).astype(np.float64) @ np.asarray(slopes)).astype(np.float32)
+
+
+def _cell_ratios(store: Store, task: Task) -> np.ndarray:
+    """ln of the target's share over the pool's for each cell, where the selector keeps cells; else 0."""
+    step: Selecting = task["step"]
+    tree = load_cells(store, task["cell-model"]).tree
+    if not step.keeps_cells:
+        return np.zeros(tree.num_cells[-1])
+    weights = _of_cells(store, task)
+    ratio = np.divide(weights.target, weights.generic, out=np.ones_like(weights.target), where=weights.generic > 0)
+    return np.log(np.maximum(ratio, 1e-9))
+
+
+def _of_cells(store: Store, task: Task) -> ImportanceWeights:
+    step: Selecting = task["step"]
+    alone = Weigh(tokens=step.tokens, defence=step.defence, max_epochs=step.max_epochs, temperature=step.temperature)
+    pool, target = read_placed(store, task["pool"]), read_placed(store, task["target"])
+    return weigh(alone, pool, target, load_cells(store, task["cell-model"]).tree).weights
+
+
+def _score(store: Store, task: Task) -> Receipt:
+    scorer: Scorer = task["scorer"]
+    windows = cut(store, task, load_cells(store, task["cell-model"]).context)
+    sample = Sample(
+        texts=windows.text,
+        offsets=np.concatenate([[0], np.cumsum(windows.n_tokens)]).astype(np.int64),
+        tokens=windows.tokens,
+        vocab_size=BpeTokenizer(store.local(task["tokenizer"])).vocab_size,
+    )
+    path = Path(task["folder"]) / f"score-{task['number']}.npy"
+    np.save(path, log_ratio(scorer.score(Path(task["model"]), sample), task["slopes"]))
+    return {"path": str(path), "windows": len(windows), "bytes": windows.text.nbytes}
+
+
+def _weigh(store: Store, task: Task) -> Receipt:
+    step: Selecting = task["step"]
+    shards, layers = task["pool"]
+    pool, target = read_placed(store, task["pool"]), read_placed(store, task["target"])
+    scores = np.concatenate([np.load(path) for path in task["scores"]])
+    num_cells = load_cells(store, task["cell-model"]).num_cells
+    size = token_histogram(pool.cell, pool.tokens, num_cells)
+    shares = _of_cells(store, task).target if step.keeps_cells else None
+    share = window_shares(scores, pool.cell, pool.tokens, temperature=step.temperature, shares=shares)
+    windows = importance_weights(
+        share, pool.tokens, budget=step.tokens, temperature=1.0, defence=step.defence, max_epochs=step.max_epochs
+    )
+    weights = _by_cell(windows, pool.cell, size, budget=step.tokens, max_epochs=step.max_epochs)
+    factor = np.divide(windows.epochs, weights.epochs[pool.cell], out=np.ones(len(scores)), where=windows.epochs > 0)
+    ids = [read_live(store, shard, layers, ["row", "id", "window", "cell"], table="cells") for shard in shards]
+    written, begin = [], 0
+    for table in ids:
+        part = slice(begin, begin + table.num_rows)
+        columns = {name: table[name] for name in table.column_names}
+        columns |= {"score": pa.array(scores[part], pa.float32()), "factor": pa.array(factor[part], pa.float32())}
+        written.append(as_json(write_table(store, pa.table(columns).cast(schema.FACTORS))))
+        begin = part.stop
+    unknown = pa.nulls(num_cells, pa.float64())
+    table = weight_table(
+        weights, size, token_histogram(target.cell, target.tokens, num_cells), low=unknown, high=unknown
+    )
+    summary = {
+        "method": step.verb,
+        **mixture_summary(weights, table, tokens=step.tokens),
+        "capped_windows": len(windows.capped),
+        "effective_tokens": windows.effective_tokens,
+        "coverage": coverage(pool, target),
+    }
+    return {
+        "weights": as_json(write_table(store, table)),
+        "factors": written,
+        "rows": [each.num_rows for each in ids],
+        "summary": summary,
+        "windows": len(scores),
+    }
+
+
+def window_shares(
+    ratios: np.ndarray, cells: np.ndarray, tokens: np.ndarray, *, temperature: float, shares: np.ndarray | None
+) -> np.ndarray:
+    """The target's share of each pool window, float64[n], in proportion to tokens times exp(temperature * ratio).
+
+    With `shares` of cells float64[k], in proportion to that inside each cell, and the cells as they say.
+    """
+    exponent = temperature * ratios.astype(np.float64)
+    share = tokens * np.exp(exponent - exponent.max())
+    if shares is not None:
+        inside = np.bincount(cells, share, len(shares))
+        alive = inside > 0
+        share = share * np.divide(shares, inside, out=np.zeros_like(shares), where=alive)[cells]
+    return share / share.sum()
+
+
+def _by_cell(
+    windows: ImportanceWeights, cells: np.ndarray, size: np.ndarray, *, budget: int, max_epochs: float
+) -> ImportanceWeights:
+    """The weights of windows summed over cells."""
+    sampling = np.bincount(cells, windows.sampling, len(size)).astype(np.float64)
+    generic = size / size.sum()
+    alive = size > 0
+    epochs = np.divide(budget * sampling, size, out=np.zeros(len(size)), where=alive)
+    return ImportanceWeights(
+        generic=generic,
+        target=np.bincount(cells, windows.target, len(size)).astype(np.float64),
+        sampling=sampling,
+        ratio=np.divide(sampling, generic, out=np.ones(len(size)), where=alive),
+        epochs=epochs,
+        capped=np.flatnonzero(alive & (epochs >= max_epochs * (1 - 1e-9))),
+        effective_cells=float(1 / (sampling**2).sum()),
+        effective_tokens=windows.effective_tokens,
+        over_cap=windows.over_cap,
+    )
