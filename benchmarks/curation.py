@@ -28,7 +28,7 @@ from clusters.recipes import Recipe, Stated
 from clusters.specialize import Plan, recipe_for
 
 CORPORA = Path(__file__).parents[2] / "shared" / "corpora"
-SELECTORS = ("weigh-two-stage", "weigh-ngrams", "weigh-cross-entropy", "weigh-classifier")
+SELECTORS = ("weigh-two-stage", "weigh-ngrams", "weigh-cross-entropy", "weigh-stacked", "weigh-classifier")
 TOKENS = 20_000_000
 SLOW = 10.0  # MB/s: a step below it is pointed at
 
