@@ -86,14 +86,15 @@ def main() -> None:
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=TARGETS)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--to", choices=METHODS, default="slm", help="the method that the table compares with")
     parser.add_argument("--plots", type=Path)
     options = parser.parse_args()
     wanted = [row for row in rows(tuple(options.targets), seeds=options.seeds) if row.method in options.methods]
     bench = Bench(folder=options.store, share=options.share)
     if options.table or options.plots:
-        print_tables(bench.catalog, wanted)
+        print_tables(bench.catalog, wanted, baseline=options.to)
         if options.plots:
-            write_plots(bench.catalog, wanted, options.plots)
+            write_plots(bench.catalog, wanted, options.plots, baseline=options.to)
         return
     if not CORPORA.exists():
         sys.exit(f"{CORPORA} is not there: this table needs the text that lies beside the checkout")

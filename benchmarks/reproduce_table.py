@@ -19,7 +19,6 @@ from catalog.tables import read_table
 
 BEFORE, AFTER = "before", "after"
 DRAWS = 2000
-BASELINE = "slm"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -82,21 +81,21 @@ def difference(results: Results, one: str, other: str, *, size: str, when: str) 
     return (float(centre), float(low), float(high), len(pairs))
 
 
-def print_tables(catalog: Catalog, rows: Sequence[Row]) -> None:
-    """Everything that there is, in Markdown."""
+def print_tables(catalog: Catalog, rows: Sequence[Row], *, baseline: str) -> None:
+    """Everything that there is, in Markdown, each method beside the method `baseline`."""
     results = read_results(catalog, rows)
     targets = list(dict.fromkeys(row.target for row in rows))
     for size in dict.fromkeys(row.size for row in rows):
         if any(row.size == size for row, _ in results):
-            _print_size(results, size, targets, list(dict.fromkeys(row.method for row in rows)))
+            _print_size(results, size, targets, list(dict.fromkeys(row.method for row in rows)), baseline)
     seconds = [run.seconds for run in catalog.runs.values()]
     print(f"\n{len({row for row, _ in results})} of {len(rows)} rows; {sum(seconds) / 3600:.1f} hours of steps in all")
 
 
-def _print_size(results: Results, size: str, targets: Sequence[str], methods: Sequence[str]) -> None:
+def _print_size(results: Results, size: str, targets: Sequence[str], methods: Sequence[str], baseline: str) -> None:
     print(f"\nTarget to pretraining tokens {size}. Bits a byte before / after fine-tuning; mean of the seeds given.\n")
     names = " | ".join(target.replace("_", " ") for target in targets)
-    print(f"| method | {names} | seeds | to {BASELINE}, before | to {BASELINE}, after |")
+    print(f"| method | {names} | seeds | to {baseline}, before | to {baseline}, after |")
     print("| --- |" + " ---: |" * (len(targets) + 3))
     for method in methods:
         own = [row for row, _ in results if row.method == method and row.size == size]
@@ -104,7 +103,7 @@ def _print_size(results: Results, size: str, targets: Sequence[str], methods: Se
             continue
         cells = " | ".join(_cell(results, own, target) for target in targets)
         seeds = max(len({row.seed for row in own if row.target == target}) for target in targets)
-        gaps = " | ".join(_gap(difference(results, method, BASELINE, size=size, when=when)) for when in (BEFORE, AFTER))
+        gaps = " | ".join(_gap(difference(results, method, baseline, size=size, when=when)) for when in (BEFORE, AFTER))
         print(f"| {method} | {cells} | {seeds} | {gaps} |")
 
 
@@ -122,7 +121,7 @@ def _gap(gap: tuple[float, float, float, int]) -> str:
     return f"{centre:+.3f} [{low:+.3f}, {high:+.3f}] ({count})" if count else ""
 
 
-def write_plots(catalog: Catalog, rows: Sequence[Row], folder: Path) -> None:
+def write_plots(catalog: Catalog, rows: Sequence[Row], folder: Path, *, baseline: str) -> None:
     """`before-after.svg`: each method's macro bits a byte before and after fine-tuning, one panel a size."""
     import matplotlib
 
@@ -134,12 +133,12 @@ def write_plots(catalog: Catalog, rows: Sequence[Row], folder: Path) -> None:
     figure, axes = plt.subplots(1, len(sizes), figsize=(5 * len(sizes), 4), squeeze=False)
     for axis, size in zip(axes[0], sizes, strict=True):
         for method in dict.fromkeys(row.method for row in rows):
-            gaps = [difference(results, method, BASELINE, size=size, when=when) for when in (BEFORE, AFTER)]
+            gaps = [difference(results, method, baseline, size=size, when=when) for when in (BEFORE, AFTER)]
             if all(gap[3] for gap in gaps):
                 (before, *_), (after, low, high, _) = gaps
                 axis.errorbar(before, after, yerr=[[after - low], [high - after]], fmt="o", capsize=2)
                 axis.annotate(method, (before, after), textcoords="offset points", xytext=(4, 4), fontsize=8)
-        axis.set(title=f"target : pretraining {size}", xlabel=f"bits a byte to {BASELINE}, before", ylabel="after")
+        axis.set(title=f"target : pretraining {size}", xlabel=f"bits a byte to {baseline}, before", ylabel="after")
         axis.axhline(0, linewidth=0.5)
     folder.mkdir(parents=True, exist_ok=True)
     figure.tight_layout()
