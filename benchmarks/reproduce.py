@@ -25,6 +25,7 @@ from reproduce_rows import METHODS, STEP_TOKENS, Row, Table, rows
 from reproduce_table import print_tables, write_plots
 from reproduce_text import CORPORA, TARGETS, Bench, curated
 
+STEPS, PARAMS = 3000, 1_000_000
 _table: list[Table] = []  # of this worker process: one, set as it starts
 
 
@@ -33,10 +34,24 @@ def start_worker(table: Table) -> None:
     _table.append(replace(table, bench=replace(table.bench, workers=1)))
 
 
+def table_here() -> Table:
+    """What start_worker kept."""
+    return _table[0]
+
+
+def make_table(bench: Bench, *, steps: int = STEPS, params: int = PARAMS) -> Table:
+    """Pools and targets, made where the store lacks them; streams of `steps`, or of the bench's share of them."""
+    if not CORPORA.exists():
+        sys.exit(f"{CORPORA} is not there: this table needs the text that lies beside the checkout")
+    pools, targets = curated(bench, tokens=steps * STEP_TOKENS)
+    tokens = round(bench.share * steps) * STEP_TOKENS
+    return Table(bench=bench, pools=pools, targets=targets, tokens=tokens, params=params)
+
+
 def make_row(row: Row) -> float:
     """Make a row; seconds it took here."""
     begun = time.monotonic()
-    _table[0].make(row)
+    table_here().make(row)
     return time.monotonic() - begun
 
 
@@ -77,11 +92,11 @@ def main() -> None:
     parser.add_argument("store", type=Path)
     parser.add_argument("--hours", type=float, default=1.0)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--steps", type=int, default=3000, help="of 16 rows of 256 tokens, in every pretraining")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of 16 rows of 256 tokens, in every pretraining")
     parser.add_argument(
         "--share", type=float, default=1.0, help="of the pool and of --steps: a trial, in a STORE of its own"
     )
-    parser.add_argument("--params", type=int, default=1_000_000)
+    parser.add_argument("--params", type=int, default=PARAMS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=TARGETS)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
@@ -96,11 +111,7 @@ def main() -> None:
         if options.plots:
             write_plots(bench.catalog, wanted, options.plots, baseline=options.to)
         return
-    if not CORPORA.exists():
-        sys.exit(f"{CORPORA} is not there: this table needs the text that lies beside the checkout")
-    pools, targets = curated(bench, tokens=options.steps * STEP_TOKENS)
-    tokens = round(options.share * options.steps) * STEP_TOKENS
-    table = Table(bench=bench, pools=pools, targets=targets, tokens=tokens, params=options.params)
+    table = make_table(bench, steps=options.steps, params=options.params)
     make_rows(table, wanted, hours=options.hours, processes=options.processes)
 
 

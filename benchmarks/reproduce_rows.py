@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from reproduce_text import CONTEXT, POOL_OF, Bench, Pool, Target, label
+from reproduce_text import CELLS, CONTEXT, POOL_OF, Bench, Pool, Target, label
 
 from catalog.run import Step
 from catalog.snapshot import Snapshot
+from dataops.cells import AssignCells, FitCells
+from dataops.embedders import Kind
 from dataops.importance import Weigh
 from dataops.pack import Pack
 from dataops.resample import Resample
@@ -29,6 +31,8 @@ EPOCHS = {"1:1000": 40, "1:100": 12, "1:30": 8}  # of fine-tuning, at most: vali
 LOOKS_PER_EPOCH = {"1:1000": 0.5, "1:100": 1.0, "1:30": 1.0}
 PAPER = {"smoothing": "none", "defence": 0.0, "max_epochs": 1e9}  # 2402.01093: the ratio of two histograms
 
+EMBEDDED: dict[str, Kind] = {"ours-fasttext": "fasttext", "ours-random": "tfidf-random"}  # cells of another embedder
+
 SELECTORS: dict[str, Callable[[int], Step]] = {
     "ours": lambda tokens: Weigh(tokens=tokens),
     **{f"plain-{k}": lambda tokens, k=k: Weigh(tokens=tokens, cells=k, **PAPER) for k in (16, 64, 256, 1024)},
@@ -42,6 +46,7 @@ SELECTORS: dict[str, Callable[[int], Step]] = {
     # ours with one setting changed
     **{f"ours-{k}": lambda tokens, k=k: Weigh(tokens=tokens, cells=k) for k in (16, 64, 256, 1024)},
     **{f"ours-epochs-{cap}": lambda tokens, cap=cap: Weigh(tokens=tokens, max_epochs=float(cap)) for cap in (1, 2, 16)},
+    **dict.fromkeys(EMBEDDED, lambda tokens: Weigh(tokens=tokens)),
     "ours-unsmoothed": lambda tokens: Weigh(tokens=tokens, smoothing="none"),
     "ours-undefended": lambda tokens: Weigh(tokens=tokens, defence=0.0),
     "ours-cold": lambda tokens: Weigh(tokens=tokens, temperature=1.4),
@@ -80,6 +85,11 @@ class Row:
         return {self.method, TUNED_OTHERWISE.get(self.method, self.method)} | teacher
 
     @property
+    def mixture(self) -> str:
+        """Name of its weights: the draw is the same for every seed of training."""
+        return f"{replace(self, seed=0).name}-mixture"
+
+    @property
     def scores(self) -> str:
         """Name of the evaluation: before fine-tuning, where there is a before, and after."""
         return f"{self.name}-scores"
@@ -99,7 +109,7 @@ class Table:
         """The row's evaluation on the target's test documents."""
         target = self.targets[row.target, row.size]
         served = self._served(row)
-        tuned = self._tuned(row, target, served)
+        tuned = self.tuned(row, served)
         models = [each for each in (served, tuned) if each is not None]
         return self.bench.do(Evaluate(), target.test, *models, into=row.scores)
 
@@ -107,7 +117,8 @@ class Table:
         if row.method == "nopt":
             return None
         if row.method in SELECTORS:
-            return self._specialized(row)
+            step = Pretrain(tokens=self.tokens, params=self.params, seed=row.seed)
+            return self.bench.do(step, self.drawn(row), into=f"{row.name}-served")
         kind = TUNED_OTHERWISE.get(row.method, row.method)
         whole = self._shared(kind, POOL_OF[row.target], row.seed)
         if kind not in PROJECTED:
@@ -120,17 +131,22 @@ class Table:
         step = replace(SHARED[kind], tokens=self.tokens, params=params, seed=seed)
         return self.bench.do(step, self.pools[pool].packs, into=f"{pool}-{kind}-{seed}")
 
-    def _specialized(self, row: Row) -> Snapshot:
-        """Pretrained on what the selector draws: the draw is the same for every seed of training."""
+    def drawn(self, row: Row) -> Snapshot:
+        """Packs of what the row's selector draws."""
         pool, target = self.pools[POOL_OF[row.target]], self.targets[row.target, row.size]
         name = replace(row, seed=0).name
-        mixture = self.bench.do(SELECTORS[row.method](self.tokens), pool.cells, target.train, into=f"{name}-mixture")
-        drawn = self.bench.do(Resample(tokens=self.tokens), pool.cells, mixture, into=f"{name}-drawn")
-        packs = self.bench.do(Pack(context=CONTEXT), drawn, into=f"{name}-packs")
-        step = Pretrain(tokens=self.tokens, params=self.params, seed=row.seed)
-        return self.bench.do(step, packs, into=f"{row.name}-served")
+        cells, train = pool.cells, target.train
+        if kind := EMBEDDED.get(row.method):
+            fit = FitCells(cells=CELLS, context=CONTEXT, embedder=kind)
+            cells = self.bench.do(fit, pool.tokens, into=f"{POOL_OF[row.target]}-cells-{kind}")
+            train = self.bench.do(AssignCells(), target.tokens, cells, into=f"{name}-cells")
+        mixture = self.bench.do(SELECTORS[row.method](self.tokens), cells, train, into=row.mixture)
+        drawn = self.bench.do(Resample(tokens=self.tokens), cells, mixture, into=f"{name}-drawn")
+        return self.bench.do(Pack(context=CONTEXT), drawn, into=f"{name}-packs")
 
-    def _tuned(self, row: Row, target: Target, served: Snapshot | None) -> Snapshot:
+    def tuned(self, row: Row, served: Snapshot | None, into: str = "") -> Snapshot:
+        """Fine-tuned on the row's target; without a served model, trained on it alone."""
+        target = self.targets[row.target, row.size]
         size = target.packs.contents.summary["tokens"]
         looks = round(size / STEP_TOKENS / LOOKS_PER_EPOCH[row.size])
         step = Finetune(tokens=EPOCHS[row.size] * size, params=self.params, evaluate_every=max(1, looks), seed=row.seed)
@@ -142,11 +158,11 @@ class Table:
         elif row.method == "distilled":
             step = replace(step, label_share=0.5)
             inputs.append(self.make_model(replace(row, method="large")))
-        return self.bench.do(step, *inputs, into=row.name)
+        return self.bench.do(step, *inputs, into=into or row.name)
 
     def make_model(self, row: Row) -> Snapshot:
         """The row's fine-tuned model alone."""
-        return self._tuned(row, self.targets[row.target, row.size], self._served(row))
+        return self.tuned(row, self._served(row))
 
 
 def rows(targets: tuple[str, ...], *, seeds: int) -> list[Row]:

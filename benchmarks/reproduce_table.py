@@ -88,8 +88,25 @@ def print_tables(catalog: Catalog, rows: Sequence[Row], *, baseline: str) -> Non
     for size in dict.fromkeys(row.size for row in rows):
         if any(row.size == size for row, _ in results):
             _print_size(results, size, targets, list(dict.fromkeys(row.method for row in rows)), baseline)
+    _print_gains(catalog, rows, targets)
     seconds = [run.seconds for run in catalog.runs.values()]
     print(f"\n{len({row for row, _ in results})} of {len(rows)} rows; {sum(seconds) / 3600:.1f} hours of steps in all")
+
+
+def _print_gains(catalog: Catalog, rows: Sequence[Row], targets: Sequence[str]) -> None:
+    """What held-out target documents gain by each mixture over cells, at the level that it chose."""
+    found = {}
+    for row in rows:
+        if row.size == "1:1000" and row.seed == 0 and row.mixture in catalog.snapshots:
+            summary = catalog.snapshot(row.mixture).contents.summary
+            for level in summary.get("levels", ()):
+                if level["cells"] == summary["resolution"]:
+                    found[row.method, row.target] = f"{level['gain']:.2f} ± {level['error']:.2f} ({level['cells']})"
+    print("\nGain of held-out target documents over the pool, nats a window, 1:1000; in brackets the cells chosen.\n")
+    print(f"| method | {' | '.join(target.replace('_', ' ') for target in targets)} |")
+    print("| --- |" + " ---: |" * len(targets))
+    for method in dict.fromkeys(method for method, _ in found):
+        print(f"| {method} | {' | '.join(found.get((method, target), '') for target in targets)} |")
 
 
 def _print_size(results: Results, size: str, targets: Sequence[str], methods: Sequence[str], baseline: str) -> None:

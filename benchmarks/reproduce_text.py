@@ -85,6 +85,7 @@ class Bench:
 class Pool:
     """A curated pool: its windows in cells, and all of them packed."""
 
+    tokens: Snapshot
     cells: Snapshot
     packs: Snapshot
 
@@ -93,7 +94,8 @@ class Pool:
 class Target:
     """A target at one size."""
 
-    train: Snapshot  # tokenized, in the pool's cells
+    tokens: Snapshot  # for training
+    train: Snapshot  # the same in the pool's cells
     packs: Snapshot
     validation: Snapshot
     test: Snapshot
@@ -113,7 +115,8 @@ def curated(bench: Bench, *, tokens: int) -> tuple[dict[str, Pool], dict[tuple[s
         tokenizer = bench.do(TrainTokenizer(vocab_size=VOCABULARY), clean, into=f"{pool}-tokenizer")
         tokenized = bench.do(Tokenize(), clean, tokenizer, into=f"{pool}-tokens")
         cells = bench.do(FitCells(cells=CELLS, context=CONTEXT), tokenized, into=f"{pool}-cells")
-        pools[pool] = Pool(cells=cells, packs=bench.do(Pack(context=CONTEXT), cells, into=f"{pool}-packs"))
+        packs = bench.do(Pack(context=CONTEXT), cells, into=f"{pool}-packs")
+        pools[pool] = Pool(tokens=tokenized, cells=cells, packs=packs)
         for name in names:
             own = bench.do(Tokenize(), unique[name], tokenizer, into=f"{name}-tokens")
             targets |= {(name, size): each for size, each in _parts(bench, name, own, cells, tokens)}
@@ -136,7 +139,7 @@ def _parts(bench: Bench, name: str, own: Snapshot, cells: Snapshot, tokens: int)
         train = bench.do(Split(start=validation, stop=stop), own, into=f"{name}-{label(size)}")
         placed = bench.do(AssignCells(), train, cells, into=f"{name}-{label(size)}-cells")
         packs = bench.do(Pack(context=CONTEXT), placed, into=f"{name}-{label(size)}-packs")
-        yield size, Target(train=placed, packs=packs, **held_out)
+        yield size, Target(tokens=train, train=placed, packs=packs, **held_out)
 
 
 def label(size: str) -> str:
