@@ -23,8 +23,9 @@ from catalog.catalog import Catalog
 from catalog.errors import UsageError
 from catalog.query import Ask, session
 from catalog.snapshot import Snapshot
+from catalog.takedown import RULE as TAKEDOWN
 
-DIVIDING = ("split", "resample")
+NO_JUDGEMENT = ("split", "resample", TAKEDOWN)  # layers of no rule that could have been left out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ def alone(catalog: Catalog, snapshot: Snapshot) -> list[Alone]:
         raise UsageError(f"{snapshot.ref} went through no deciding step, so there is nothing to show")
     with session(catalog) as ask:
         losses = ask("FROM waterfall(?)", [snapshot.ref]).to_pylist()
-        judging = list(dict.fromkeys(loss["layer"] for loss in losses if not loss["layer"].startswith(DIVIDING)))
+        judging = list(dict.fromkeys(loss["layer"] for loss in losses if not loss["layer"].startswith(NO_JUDGEMENT)))
         return [
             _alone(catalog, ask, loss, losses, later=judging[judging.index(loss["layer"]) + 1 :])
             for loss in losses

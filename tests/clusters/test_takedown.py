@@ -18,7 +18,9 @@ from typer.testing import CliRunner
 
 from catalog.audit import verify
 from catalog.catalog import Catalog
+from catalog.counterfactual import alone
 from catalog.errors import TamisError, UnknownReference, UsageError
+from catalog.lineage import waterfall
 from catalog.pack import Packs
 from catalog.query import sql
 from catalog.run import run
@@ -235,6 +237,12 @@ def test_explain_tells_of_the_takedown(taken: Taken) -> None:
     assert "dropped by takedown: takedown 1" in printed
     assert "the author asked" in printed
     assert "models that may have seen it: base@1, tuned@1" in printed
+
+
+def test_a_takedown_is_a_loss_but_no_rule_that_could_have_been_left_out(taken: Taken) -> None:
+    clean = taken.catalog.snapshot("target-clean")
+    lost = {loss.rule for loss in waterfall(taken.catalog, clean)}
+    assert lost - {each.rule for each in alone(taken.catalog, clean)} == {"takedown"}
 
 
 def test_a_dry_run_says_what_would_happen_and_changes_nothing(made: Path) -> None:
