@@ -154,12 +154,12 @@ def _rebuilt(
 ) -> Contents:
     """The contents of a snapshot with the files that changed."""
     contents = snapshot.contents
-    if contents.kind == "packs":
-        shards = [_masked(shard, packs[shard.tables["pack"].path]) for shard in contents.shards]
-    else:
-        receipts = [families[_documents(shard)] for shard in contents.shards]
-        pairs = zip(contents.shards, receipts, strict=True)
-        shards = [_emptied(shard, receipt, contents.layers, layered=layered) for shard, receipt in pairs]
+    if contents.kind == "packs":  # rows stay, masked: the record of the takedown says which
+        masked = [_masked(shard, packs[shard.tables["pack"].path]) for shard in contents.shards]
+        return replace(contents, shards=tuple(masked), counts={})
+    receipts = [families[_documents(shard)] for shard in contents.shards]
+    pairs = zip(contents.shards, receipts, strict=True)
+    shards = [_emptied(shard, receipt, contents.layers, layered=layered) for shard, receipt in pairs]
     layers = (RULE, *contents.layers) if layered and RULE not in contents.layers else contents.layers
     summary = {**contents.summary, "taken_down": contents.summary.get("taken_down", 0) + contents.rows}
     rebuilt = replace(contents, shards=tuple(shards), layers=layers, counts={})

@@ -185,6 +185,8 @@ def test_the_record_names_documents_reason_snapshots_and_models_and_what_they_sa
     expired = {ref for ref in before if not catalog.is_live(before[ref])}
     assert expired == set(record["expired"])
     assert "generic-packs@1" not in expired, "packs without the document stay"
+    masked, whole = catalog.snapshot("target-packs@2").contents, before["target-packs@1"].contents
+    assert (masked.summary, masked.rows) == (whole.summary, whole.rows), "rows are masked, none is taken"
 
 
 def test_rewritten_snapshots_differ_from_the_old_ones_by_the_document_alone(made: Path, taken: Taken) -> None:
