@@ -15,6 +15,7 @@ import numpy as np
 from reproduce_rows import Row
 
 from catalog.catalog import Catalog
+from catalog.lineage import ancestors
 from catalog.tables import read_table
 
 BEFORE, AFTER = "before", "after"
@@ -88,9 +89,28 @@ def print_tables(catalog: Catalog, rows: Sequence[Row], *, baseline: str) -> Non
     for size in dict.fromkeys(row.size for row in rows):
         if any(row.size == size for row, _ in results):
             _print_size(results, size, targets, list(dict.fromkeys(row.method for row in rows)), baseline)
+    _print_costs(catalog, [row for row in rows if row.scores in catalog.snapshots])
     _print_gains(catalog, rows, targets)
     seconds = [run.seconds for run in catalog.runs.values()]
     print(f"\n{len({row for row, _ in results})} of {len(rows)} rows; {sum(seconds) / 3600:.1f} hours of steps in all")
+
+
+def _print_costs(catalog: Catalog, there: Sequence[Row]) -> None:
+    """TFLOP of training that the first row of each method took, and seconds of its other steps, on one thread."""
+    print("\nCost at 1:1000, of one target and seed. TFLOP: tokens up to the step kept.\n")
+    print("| method | TFLOP shared by a pool's targets | TFLOP of each target | seconds of selecting and packing |")
+    print("| --- | ---: | ---: | ---: |")
+    for method in dict.fromkeys(row.method for row in there if row.size == "1:1000"):
+        row = next(each for each in there if each.method == method and each.size == "1:1000")
+        shared, own, seconds = 0.0, 0.0, 0.0
+        for each in ancestors(catalog, catalog.snapshot(row.name)):
+            run, summary = catalog.computed_by(each), each.contents.summary
+            if run.step in ("pretrain", "finetune"):
+                work = summary["tokens"] * summary["flops_per_token"] / 1e12
+                shared, own = (shared, own + work) if each.name.startswith(row.target) else (shared + work, own)
+            elif each.name.startswith(f"{replace(row, seed=0).name}-"):
+                seconds += run.seconds
+        print(f"| {method} | {shared:,.0f} | {own:,.0f} | {seconds:,.0f} |")
 
 
 def _print_gains(catalog: Catalog, rows: Sequence[Row], targets: Sequence[str]) -> None:
