@@ -36,7 +36,6 @@ from clusters.origins import (
     undone_before,
 )
 from clusters.recipes import Recipe, Stated, override, stated
-from clusters.registry import INPUTS
 from clusters.runner import run_recipe
 from clusters.specialize import write_export
 
@@ -146,7 +145,7 @@ def _training(catalog: Catalog, made_with: Origins, base: str, new: Additions, *
     budget = max(1, round(REPLAY * tokens))
     context = inputs_of(catalog, made_with.tuned)[0].contents.summary["context"]
     tuning = {name: value for name, value in before.items() if name not in SHAPED}
-    selector, weighing = _selector(catalog, made_with, new)
+    selector, weighing = _selector(catalog, made_with)
     champion, challenger = made_with.model.ref, f"{base}-challenger"
     feedback, votes = _feedback(made_with, base, new)
     return [
@@ -170,7 +169,7 @@ def _training(catalog: Catalog, made_with: Origins, base: str, new: Additions, *
     ]
 
 
-def _selector(catalog: Catalog, made_with: Origins, new: Additions) -> tuple[str, dict[str, Any]]:
+def _selector(catalog: Catalog, made_with: Origins) -> tuple[str, dict[str, Any]]:
     """The step that weighs the target anew, and its settings: those of the model's mixture. Raises UsageError."""
     if not made_with.mixture:
         return "weigh", {}
@@ -180,11 +179,6 @@ def _selector(catalog: Catalog, made_with: Origins, new: Additions) -> tuple[str
         raise UsageError(
             f"{model} was made by the mixture {mixture.ref} of {selector}, which can't be weighed anew for one target: "
             "make its mixtures, the model and its packs again with the new text among the files, by `tamis run`"
-        )
-    if new.feedback and "[feedback]" not in INPUTS[selector]:
-        raise UsageError(
-            f"{model} was made by the mixture {mixture.ref} of {selector}, which takes no feedback (weigh does): leave "
-            "--feedback out"
         )
     return selector, settings_of(catalog, mixture)
 

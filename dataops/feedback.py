@@ -74,6 +74,11 @@ class Votes:
     accepted: int
     rejected: int
 
+    @property
+    def summary(self) -> dict[str, int]:
+        """Documents by verdict."""
+        return {ACCEPTED: self.accepted, REJECTED: self.rejected}
+
 
 def read_votes(
     store: Store, shards: Sequence[Shard], layers: Sequence[str], *, window_tokens: float, num_cells: int

@@ -34,7 +34,7 @@ from catalog.snapshot import Contents, Shard, Snapshot
 from catalog.store import Store
 from catalog.tables import read_live, write_table
 from dataops.cells import load_cells
-from dataops.feedback import read_votes
+from dataops.feedback import Votes, read_votes
 from dataops.kernels.histogram import (
     ImportanceWeights,
     bootstrap_intervals,
@@ -72,16 +72,14 @@ class Weigh:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        check_sampling(self.tokens, self.temperature, self.defence, self.max_epochs)
-        if self.feedback_weight < 0:
-            raise UsageError(f"feedback_weight {self.feedback_weight}: expected 0 or more")
+        check_sampling(self.tokens, self.temperature, self.defence, self.max_epochs, self.feedback_weight)
 
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """A mixture snapshot with the table `weights`."""
         pool, target, *feedback = same_cells(*inputs)
         task = {
             "step": self,
-            "feedback": [(each.contents.shards, each.contents.layers) for each in feedback],
+            "feedback": parts_of(feedback),
             "pool": (pool.contents.shards, pool.contents.layers),
             "target": (target.contents.shards, target.contents.layers),
             "cell-model": pool.artifact("cell-model"),
@@ -107,7 +105,7 @@ class Placed:
         return self.tokens / self.tokens.mean()
 
 
-def check_sampling(tokens: int, temperature: float, defence: float, max_epochs: float) -> None:
+def check_sampling(tokens: int, temperature: float, defence: float, max_epochs: float, feedback_weight: float) -> None:
     """Raise UsageError for settings of a stream that mean nothing."""
     if tokens < 1:
         raise UsageError(f"a training stream of {tokens} tokens: expected at least 1")
@@ -116,6 +114,8 @@ def check_sampling(tokens: int, temperature: float, defence: float, max_epochs: 
             f"temperature {temperature}, max_epochs {max_epochs}, defence {defence}: "
             "expected positive numbers, and a share from 0 to 1 for defence"
         )
+    if feedback_weight < 0:
+        raise UsageError(f"feedback_weight {feedback_weight}: expected 0 or more")
 
 
 def same_cells(*inputs: Snapshot) -> list[Snapshot]:
@@ -235,11 +235,8 @@ def _weigh(store: Store, task: Task) -> Receipt:
     if not len(pool.cell) or not len(target.cell):
         counts = f"the pool has {len(pool.cell)} windows and the target {len(target.cell)}"
         raise UsageError(f"{counts}: both need some")
-    found = [
-        read_votes(store, *part, window_tokens=target.tokens.mean(), num_cells=tree.num_cells[-1])
-        for part in task["feedback"]
-    ]
-    made = weigh(step, pool, target, tree, votes=found[0].windows if found else 0.0)
+    votes = votes_of(store, task, target, tree)
+    made = weigh(step, pool, target, tree, votes=votes.windows if votes else 0.0)
     low, high = bootstrap_intervals(
         target.document,
         target.cell,
@@ -263,13 +260,25 @@ def _weigh(store: Store, task: Task) -> Receipt:
             for each in made.levels
         ],
         "coverage": coverage(pool, target),
-        **({"feedback": {"accepted": found[0].accepted, "rejected": found[0].rejected}} if found else {}),
+        **({"feedback": votes.summary} if votes else {}),
     }
     return {
         "weights": as_json(write_table(store, table)),
         "summary": summary,
         "windows": len(pool.cell) + len(target.cell),
     }
+
+
+def parts_of(snapshots: Sequence[Snapshot]) -> list[Part]:
+    """What tasks read of each."""
+    return [(each.contents.shards, each.contents.layers) for each in snapshots]
+
+
+def votes_of(store: Store, task: Task, target: Placed, tree: Tree) -> Votes | None:
+    """The verdicts of a task's feedback, if it has any, in windows as long as the target's."""
+    for part in task["feedback"]:
+        return read_votes(store, *part, window_tokens=target.tokens.mean(), num_cells=tree.num_cells[-1])
+    return None
 
 
 def weight_table(

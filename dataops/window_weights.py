@@ -8,13 +8,15 @@
     weigh       q(x) in proportion to tokens times that ratio, tempered, defended and capped as the weights of cells are
 
 The result is a mixture like that of `weigh`; how windows of one cell differ is its table `factors`, which `resample`
-turns into draws.
+turns into draws. Feedback acts on cells, as in `weigh`: the log ratio of a window grows by ln p'_c / p_c, where p_c is
+the smoothed share of its cell in the target and p'_c that share with the verdicts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -36,8 +38,10 @@ from dataops.importance import (
     coverage,
     has_quality_gate,
     mixture_summary,
+    parts_of,
     read_placed,
     same_cells,
+    votes_of,
     weigh,
     weight_table,
 )
@@ -54,7 +58,10 @@ LEAST = 20  # windows of each side that a cell needs before its AUC says somethi
 
 @dataclass(frozen=True, kw_only=True)
 class Selecting:
-    """Settings of every selector of this module. `keeps_cells`: weights of cells stand, scores divide them."""
+    """Settings of every selector of this module. `keeps_cells`: weights of cells stand, scores divide them.
+
+    Inputs are the pool, the target and, if any, feedback in the same cells; see `dataops.importance.Weigh`.
+    """
 
     verb: ClassVar[str]
     revision: ClassVar[int] = 2
@@ -64,16 +71,17 @@ class Selecting:
     temperature: float = 1.0
     defence: float = 0.1
     max_epochs: float = 4.0
+    feedback_weight: float = 1.0
     sample_windows: int = 20_000
     seed: int = 1
 
     def __post_init__(self) -> None:
-        check_sampling(self.tokens, self.temperature, self.defence, self.max_epochs)
+        check_sampling(self.tokens, self.temperature, self.defence, self.max_epochs, self.feedback_weight)
 
 
 def weigh_by_score(step: Selecting, scorer: Scorer, work: Work, *inputs: Snapshot) -> Contents:
-    """The mixture of a selector over (pool, target); `scorer` gives a window its score."""
-    pool, target = same_cells(*inputs)
+    """The mixture of a selector over (pool, target, feedback if any); `scorer` gives a window its score."""
+    pool, target, *feedback = same_cells(*inputs)
     model = pool.artifact("cell-model")
     settings = {
         "step": step,
@@ -97,8 +105,8 @@ def weigh_by_score(step: Selecting, scorer: Scorer, work: Work, *inputs: Snapsho
         side: [each["path"] for each, task in zip(sampled, tasks, strict=True) if task["side"] == side]
         for side in ("pool", "target")
     }
-    parts = {side: (each.contents.shards, each.contents.layers) for side, each in (("pool", pool), ("target", target))}
-    task = {**settings, **parts, "paths": paths}
+    of_pool, of_target = parts_of((pool, target))
+    task = {**settings, "pool": of_pool, "target": of_target, "feedback": parts_of(feedback), "paths": paths}
     learned = work.stage("learn", _learn, [{**task, "part": part} for part in PARTS], unit="windows")
     learned_task = {**task, "models": [each["model"] for each in learned]}
     (fitted,) = work.stage("calibrate", _calibrate, [learned_task], unit="windows")
@@ -229,16 +237,21 @@ def _cell_ratios(store: Store, task: Task) -> np.ndarray:
     tree = load_cells(store, task["cell-model"]).tree
     if not step.keeps_cells:
         return np.zeros(tree.num_cells[-1])
-    weights = _of_cells(store, task)
-    ratio = np.divide(weights.target, weights.generic, out=np.ones_like(weights.target), where=weights.generic > 0)
-    return np.log(np.maximum(ratio, 1e-9))
-
-
-def _of_cells(store: Store, task: Task) -> ImportanceWeights:
-    step: Selecting = task["step"]
-    alone = Weigh(tokens=step.tokens, defence=step.defence, max_epochs=step.max_epochs, temperature=step.temperature)
     pool, target = read_placed(store, task["pool"]), read_placed(store, task["target"])
-    return weigh(alone, pool, target, load_cells(store, task["cell-model"]).tree).weights
+    weights = weigh(_alone(step), pool, target, tree).weights
+    return _log_of_shares(weights.target, weights.generic)
+
+
+def _alone(step: Selecting) -> Weigh:
+    """The step that weighs cells with these settings."""
+    names = ("tokens", "temperature", "defence", "max_epochs", "feedback_weight")
+    return Weigh(**{name: getattr(step, name) for name in names})
+
+
+def _log_of_shares(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """ln one / other for shares of cells; 0 for cells that the other has no share in."""
+    ratio = np.divide(one, other, out=np.ones_like(one), where=other > 0)
+    return np.log(np.maximum(ratio, 1e-9))
 
 
 def _score(store: Store, task: Task) -> Receipt:
@@ -260,10 +273,17 @@ def _weigh(store: Store, task: Task) -> Receipt:
     shards, layers = task["pool"]
     pool, target = read_placed(store, task["pool"]), read_placed(store, task["target"])
     scores = np.concatenate([np.load(path) for path in task["scores"]])
-    num_cells = load_cells(store, task["cell-model"]).num_cells
+    cells = load_cells(store, task["cell-model"])
+    num_cells, votes = cells.num_cells, votes_of(store, task, target, cells.tree)
     size = token_histogram(pool.cell, pool.tokens, num_cells)
-    shares = _of_cells(store, task).target if step.keeps_cells else None
-    share = window_shares(scores, pool.cell, pool.tokens, temperature=step.temperature, shares=shares)
+    of_cells = partial(weigh, _alone(step), pool, target, cells.tree)
+    heard = of_cells(votes=votes.windows).weights.target if votes else None
+    shares, ratios = None, scores
+    if step.keeps_cells:
+        shares = of_cells().weights.target if heard is None else heard
+    elif heard is not None:
+        ratios = scores + _log_of_shares(heard, of_cells().weights.target)[pool.cell]
+    share = window_shares(ratios, pool.cell, pool.tokens, temperature=step.temperature, shares=shares)
     windows = importance_weights(
         share, pool.tokens, budget=step.tokens, temperature=1.0, defence=step.defence, max_epochs=step.max_epochs
     )
@@ -287,6 +307,7 @@ def _weigh(store: Store, task: Task) -> Receipt:
         "capped_windows": len(windows.capped),
         "effective_tokens": windows.effective_tokens,
         "coverage": coverage(pool, target),
+        **({"feedback": votes.summary} if votes else {}),
     }
     return {
         "weights": as_json(write_table(store, table)),

@@ -229,10 +229,12 @@ def other(store: Path, curated: Curated) -> Path:
 def test_refresh_weighs_by_the_models_own_selector_and_curates_in_the_models_own_order(
     other: Path, tmp_path: Path
 ) -> None:
-    for model, add in (("by-ngrams", "first"), ("by-ngrams-champion", "second")):
+    votes = tmp_path / "votes.jsonl"
+    votes.write_text(json.dumps({"text": topic_rows({"topic-2": 1}, seed=71)[0]["text"], "accepted": True}) + "\n")
+    for model, add, feedback in (("by-ngrams", "first", ()), ("by-ngrams-champion", "second", (str(votes),))):
         catalog = Catalog.open(other)
         paths = written(tmp_path / f"{add}.jsonl", [*topic_rows({"topic-2": 20}, seed=len(add)), {"text": "too short"}])
-        recipe = refresh_recipe(catalog, model, Additions(add=paths, tokens=2_000))
+        recipe = refresh_recipe(catalog, model, Additions(add=paths, feedback=feedback, tokens=2_000))
         names = [each.name for each in recipe.entries]
         assert len(set(names)) == len(names)
         recipe = Recipe(entries=recipe.entries[: names.index("by-ngrams-challenger")])
@@ -240,6 +242,8 @@ def test_refresh_weighs_by_the_models_own_selector_and_curates_in_the_models_own
         catalog = Catalog.open(other)
         weighed = catalog.runs[made["by-ngrams-mixture"].run]
         assert weighed.step == "weigh-ngrams"
+        heard = made["by-ngrams-mixture"].contents.summary.get("feedback", {"accepted": 0, "rejected": 0})
+        assert heard == {"accepted": len(feedback), "rejected": 0}
         assert {name: weighed.parameters[name] for name in ("tokens", "buckets", "defence")} == {
             "tokens": 600, "buckets": 4096, "defence": 0.2
         }  # fmt: skip
@@ -258,19 +262,18 @@ def test_refresh_weighs_by_the_models_own_selector_and_curates_in_the_models_own
 
 
 @pytest.mark.parametrize(
-    ("model", "feedback", "message"),
+    ("model", "message"),
     [
-        ("by-both", (), "by-both@1 was made by the mixture both@1 of combine, which can't be weighed anew"),
-        ("by-ngrams", ("votes.jsonl",), "mixture ngrams@1 of weigh-ngrams, which takes no feedback"),
-        ("halved", (), "split made early-half@1 before fuzzy-dedup made halved-dedup@1, and new text can't be treated"),
+        ("by-both", "by-both@1 was made by the mixture both@1 of combine, which can't be weighed anew"),
+        ("halved", "split made early-half@1 before fuzzy-dedup made halved-dedup@1, and new text can't be treated"),
     ],
 )
 def test_what_can_not_be_done_again_is_refused_before_anything_runs(
-    other: Path, tmp_path: Path, model: str, feedback: tuple[str, ...], message: str
+    other: Path, tmp_path: Path, model: str, message: str
 ) -> None:
     before = Catalog.open(other).sequence
     with pytest.raises(UsageError, match=message):
-        refreshed(other, model, Additions(add=("no such file",), feedback=feedback), tmp_path / "out")
+        refreshed(other, model, Additions(add=("no such file",)), tmp_path / "out")
     assert Catalog.open(other).sequence == before
     assert not (tmp_path / "out").exists()
 

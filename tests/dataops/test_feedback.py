@@ -14,6 +14,7 @@ from catalog.tables import read_table
 from dataops.cells import AssignCells
 from dataops.feedback import IngestFeedback
 from dataops.importance import Weigh
+from dataops.selectors import WeighNgrams, WeighTwoStage
 from dataops.tokenize import Tokenize
 from tests.dataops.conftest import Selection, apply, live, rows_of, topic_rows
 
@@ -84,6 +85,48 @@ def test_feedback_without_weight_changes_nothing(selection: Selection, feedback:
     assert (shares(selection, feedback, into="ignored", smoothing="tree", feedback_weight=0.0) == alone).all()
     moved = shares(selection, feedback, into="heard", smoothing="tree")
     assert np.abs(moved - alone).sum() > 0.2
+
+
+def epochs(selection: Selection, mixture: Snapshot) -> dict[tuple[str, int], tuple[int, float]]:
+    """By window its cell and how often it is drawn."""
+    of_cell = read_table(selection.catalog.store, mixture.artifact("weights"))["epochs"].to_pylist()
+    rows = rows_of(selection.catalog, mixture, "factors")
+    return {(row["id"], row["window"]): (row["cell"], of_cell[row["cell"]] * row["factor"]) for row in rows}
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.0])
+def test_verdicts_move_windows_that_scores_chose_by_as_much_as_they_move_their_cell(
+    selection: Selection, feedback: Snapshot, weight: float
+) -> None:
+    settings = {"tokens": 10_000, "defence": 0.0, "max_epochs": 1e9}
+    told = {"smoothing": "tree", "cells": "chosen"}
+    before, after = (
+        shares(selection, into="share-plain", **told),
+        shares(selection, feedback, into="share-heard", **told),
+    )
+    step = WeighNgrams(buckets=1 << 12, feedback_weight=weight, **settings)  # type: ignore[arg-type]
+    plain, heard = (
+        epochs(selection, apply(selection.catalog, step, selection.pool, selection.target, *votes, into=into))
+        for votes, into in (((), "scored"), ((feedback,), "scored-heard"))
+    )
+    windows = [window for window in plain if plain[window][1] > 1e-6]
+    cells = np.array([plain[window][0] for window in windows])
+    moved = np.array([heard[window][1] / plain[window][1] for window in windows])
+    expected = (after[cells] / before[cells]) ** weight
+    assert moved / moved[0] == pytest.approx(expected / expected[0], rel=1e-3)
+    assert (moved.max() / moved.min() > 2) == (weight > 0)
+
+
+def test_a_selector_that_keeps_cells_takes_their_shares_with_the_verdicts(
+    selection: Selection, feedback: Snapshot
+) -> None:
+    told = {"smoothing": "tree", "cells": "chosen", "defence": 0.1}
+    expected = shares(selection, feedback, into="cells-heard", **told)
+    step = WeighTwoStage(tokens=10_000, max_epochs=1e9, buckets=1 << 12)
+    made = apply(selection.catalog, step, selection.pool, selection.target, feedback, into="two-heard")
+    found = read_table(selection.catalog.store, made.artifact("weights"))["target_share"].to_numpy()
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert made.contents.summary["feedback"] == {"accepted": 6, "rejected": 60}
 
 
 def test_documents_without_verdicts_are_no_feedback(selection: Selection) -> None:
