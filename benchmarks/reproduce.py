@@ -23,7 +23,7 @@ from pathlib import Path
 
 from reproduce_rows import METHODS, STEP_TOKENS, Row, Table, rows
 from reproduce_table import print_tables, write_plots
-from reproduce_text import CORPORA, TARGETS, Bench, curated
+from reproduce_text import CORPORA, SIZES, TARGETS, Bench, curated
 
 STEPS, PARAMS = 3000, 1_000_000
 _table: list[Table] = []  # of this worker process: one, set as it starts
@@ -99,12 +99,17 @@ def main() -> None:
     parser.add_argument("--params", type=int, default=PARAMS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=TARGETS)
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=tuple(SIZES))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--to", choices=METHODS, default="slm", help="the method that the table compares with")
     parser.add_argument("--plots", type=Path)
     options = parser.parse_args()
-    wanted = [row for row in rows(tuple(options.targets), seeds=options.seeds) if row.method in options.methods]
+    wanted = [
+        row
+        for row in rows(tuple(options.targets), seeds=options.seeds)
+        if row.method in options.methods and row.size in options.sizes
+    ]
     bench = Bench(folder=options.store, share=options.share)
     if options.table or options.plots:
         print_tables(bench.catalog, wanted, baseline=options.to)

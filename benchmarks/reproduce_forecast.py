@@ -1,10 +1,10 @@
 """What `tamis plan` would have predicted for rows of the reproduction, beside what they came to.
 
-    python benchmarks/reproduce_forecast.py STORE [--method ours] [--targets TARGET...]
+    python benchmarks/reproduce_forecast.py STORE [--share 0.25] [--method ours] [--targets TARGET...]
 
-STORE is that of benchmarks/reproduce.py, with the rows `slm` and METHOD of each target. Proxies are those of `tamis
-plan`: pairs of models of a quarter of the parameters, or of the smallest shape, on 1/8, 1/4 and 1/2 of the tokens,
-fine-tuned as the rows are and judged on the target's validation documents. What is there is not made again.
+STORE is that of benchmarks/reproduce.py, with the rows `slm` and METHOD of each target, and its share. Proxies are
+those of `tamis plan`: pairs of models of a quarter of the parameters, or of the smallest shape, on 1/8, 1/4 and 1/2 of
+the tokens, fine-tuned as the rows are and judged on the target's validation documents. What is there is not made again.
 """
 
 from __future__ import annotations
@@ -84,11 +84,12 @@ def main() -> None:
     """Make the forecasts, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("store", type=Path)
+    parser.add_argument("--share", type=float, default=1.0)
     parser.add_argument("--method", choices=METHODS, default="ours")
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=TARGETS)
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
-    bench = Bench(folder=options.store)
+    bench = Bench(folder=options.store, share=options.share)
     table, wanted = make_table(bench), [Row(method=options.method, target=target) for target in options.targets]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.processes, context, initializer=start_worker, initargs=(table,)) as pool:
