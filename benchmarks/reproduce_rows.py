@@ -15,6 +15,7 @@ from reproduce_text import CELLS, CONTEXT, POOL_OF, Bench, Pool, Target, label
 from catalog.run import Step
 from catalog.snapshot import Snapshot
 from dataops.cells import AssignCells, FitCells
+from dataops.combine import Combine
 from dataops.embedders import Kind
 from dataops.importance import Weigh
 from dataops.pack import Pack
@@ -31,12 +32,14 @@ EPOCHS = {"1:1000": 40, "1:100": 12, "1:30": 8}  # of fine-tuning, at most: vali
 LOOKS_PER_EPOCH = {"1:1000": 0.5, "1:100": 1.0, "1:30": 1.0}
 PAPER = {"smoothing": "none", "defence": 0.0, "max_epochs": 1e9}  # 2402.01093: the ratio of two histograms
 
+COMBINED = ("ours", "stacked")  # half of the stream each
 EMBEDDED: dict[str, Kind] = {"ours-fasttext": "fasttext", "ours-random": "tfidf-random"}  # cells of another embedder
 
 SELECTORS: dict[str, Callable[[int], Step]] = {
     "ours": lambda tokens: Weigh(tokens=tokens),
     **{f"plain-{k}": lambda tokens, k=k: Weigh(tokens=tokens, cells=k, **PAPER) for k in (16, 64, 256, 1024)},
     "stacked": lambda tokens: WeighStacked(tokens=tokens, max_epochs=16.0),
+    "combined": lambda tokens: Combine(tokens=tokens, max_epochs=16.0),
     **{f"stacked-epochs-{n}": lambda tokens, n=n: WeighStacked(tokens=tokens, max_epochs=float(n)) for n in (4, 64)},
     "dsir-epochs-16": lambda tokens: WeighNgrams(tokens=tokens, max_epochs=16.0),
     "two-stage": lambda tokens: WeighTwoStage(tokens=tokens),
@@ -133,16 +136,28 @@ class Table:
 
     def drawn(self, row: Row) -> Snapshot:
         """Packs of what the row's selector draws."""
-        pool, target = self.pools[POOL_OF[row.target]], self.targets[row.target, row.size]
-        name = replace(row, seed=0).name
-        cells, train = pool.cells, target.train
-        if kind := EMBEDDED.get(row.method):
-            fit = FitCells(cells=CELLS, context=CONTEXT, embedder=kind)
-            cells = self.bench.do(fit, pool.tokens, into=f"{POOL_OF[row.target]}-cells-{kind}")
-            train = self.bench.do(AssignCells(), target.tokens, cells, into=f"{name}-cells")
-        mixture = self.bench.do(SELECTORS[row.method](self.tokens), cells, train, into=row.mixture)
+        mixture, name = self._mixture(row), replace(row, seed=0).name
+        cells = self._cells(row)
         drawn = self.bench.do(Resample(tokens=self.tokens), cells, mixture, into=f"{name}-drawn")
         return self.bench.do(Pack(context=CONTEXT), drawn, into=f"{name}-packs")
+
+    def _mixture(self, row: Row) -> Snapshot:
+        cells, target = self._cells(row), self.targets[row.target, row.size]
+        step, train = SELECTORS[row.method](self.tokens), target.train
+        if isinstance(step, Combine):
+            parts = [self._mixture(replace(row, method=each)) for each in COMBINED]
+            return self.bench.do(step, *parts, into=row.mixture)
+        if row.method in EMBEDDED:
+            train = self.bench.do(AssignCells(), target.tokens, cells, into=f"{replace(row, seed=0).name}-cells")
+        return self.bench.do(step, cells, train, into=row.mixture)
+
+    def _cells(self, row: Row) -> Snapshot:
+        """The pool in cells, of the default embedder or of the row's."""
+        pool, kind = self.pools[POOL_OF[row.target]], EMBEDDED.get(row.method)
+        if kind is None:
+            return pool.cells
+        fit = FitCells(cells=CELLS, context=CONTEXT, embedder=kind)
+        return self.bench.do(fit, pool.tokens, into=f"{POOL_OF[row.target]}-cells-{kind}")
 
     def tuned(self, row: Row, served: Snapshot | None, into: str = "") -> Snapshot:
         """Fine-tuned on the row's target; without a served model, trained on it alone."""
@@ -174,6 +189,7 @@ def rows(targets: tuple[str, ...], *, seeds: int) -> list[Row]:
         "plain-64",
         "dsir",
         "stacked",
+        "combined",
         "ced",
         "plain-16",
         "nopt",
