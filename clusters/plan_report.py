@@ -44,11 +44,13 @@ class Side:
 class Selection:
     """What the mixture is like. `outside`: the share of target windows beyond the pool's 99th percentile of distance;
     `effective`: exp(entropy) over cells; `sample_cells`: 1 / sum of squared weights; `epochs`: of cells that are drawn.
+    Either `chosen_cells`, the level that was compared, or `auc`, how well scores of windows tell target from pool.
     """
 
     outside: float
     cells: int
-    chosen_cells: int
+    chosen_cells: int | None
+    auc: float | None
     effective_pool: float
     effective_target: float
     sample_cells: float
@@ -161,7 +163,8 @@ def selection_of(catalog: Catalog, made: Mapping[str, Snapshot]) -> Selection:
     return Selection(
         outside=outside(made),
         cells=summary["cells"],
-        chosen_cells=summary.get("resolution", summary["cells"]),
+        chosen_cells=summary.get("resolution"),
+        auc=summary.get("auc"),
         effective_pool=effective_cells(pool),
         effective_target=effective_cells(target),
         sample_cells=summary["effective_sample_size"],

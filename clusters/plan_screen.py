@@ -60,7 +60,7 @@ def _selection(found: Selection) -> list[str]:
     rows = {
         "outside": f"{found.outside:.1%} of the target's windows are further from every cell than 99% of the pool's",
         "effective cells": f"pool {found.effective_pool:.1f}, target {found.effective_target:.1f} of {found.cells}",
-        "cells compared": f"{found.chosen_cells}",
+        "weighed": f"{found.chosen_cells} cells" if found.auc is None else f"windows; AUC, held out: {found.auc:.3f}",
         "effective sample": f"{found.sample_cells:.1f} cells",
         "epochs of a cell": f"median {found.median_epochs:.2f}, most {found.most_epochs:.2f}; "
         f"{found.capped_cells} of {found.cells} cells at the cap",

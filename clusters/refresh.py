@@ -36,6 +36,7 @@ from clusters.origins import (
     undone_before,
 )
 from clusters.recipes import Recipe, Stated, override, stated
+from clusters.registry import SELECTOR
 from clusters.runner import run_recipe
 from clusters.specialize import write_export
 
@@ -172,7 +173,7 @@ def _training(catalog: Catalog, made_with: Origins, base: str, new: Additions, *
 def _selector(catalog: Catalog, made_with: Origins) -> tuple[str, dict[str, Any]]:
     """The step that weighs the target anew, and its settings: those of the model's mixture. Raises UsageError."""
     if not made_with.mixture:
-        return "weigh", {}
+        return SELECTOR, {}
     (mixture,), model = made_with.mixture, made_with.model.ref
     selector = made_by(catalog, mixture)
     if selector not in WEIGHING:

@@ -96,6 +96,7 @@ INPUTS = {
     "export": "evaluation [test] model...",
     "export-gguf": "export",
 }
+SELECTOR = "weigh-stacked"  # what a pool is drawn by unless told: the best of docs/reproduction.md
 
 
 def step_class(verb: str) -> type[Any]:

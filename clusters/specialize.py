@@ -18,6 +18,7 @@ from clusters.console import Console
 from clusters.origins import WEIGHING
 from clusters.plan_screen import prediction_lines
 from clusters.recipes import Recipe, Stated, override, stated, validate
+from clusters.registry import SELECTOR
 from clusters.runner import executor_for, run_recipe
 from clusters.screens import last_screen
 
@@ -51,7 +52,7 @@ class Plan:
     columns: Mapping[str, str] = field(default_factory=dict)
     classify: bool = False
     family: str = "decoder"
-    selector: str = "weigh"
+    selector: str = SELECTOR
 
 
 def columns(*, text: str, identity: str | None, domain: str | None) -> dict[str, str]:

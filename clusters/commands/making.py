@@ -24,6 +24,7 @@ from clusters.commands.options import (
     absolute,
 )
 from clusters.commands.wanted import of_what_is_wanted
+from clusters.registry import SELECTOR
 
 if TYPE_CHECKING:
     from clusters.specialize import Plan
@@ -59,8 +60,8 @@ def specialize(
         str, typer.Option(help="decoder, recurrent, or beside two decoders: projected, soup, mixture.")
     ] = "decoder",
     selector: Annotated[
-        str, typer.Option(help="What the pool is drawn by: weigh (cells), weigh-stacked (windows) or another `weigh-`.")
-    ] = "weigh",
+        str, typer.Option(help="What the pool is drawn by: weigh-stacked (windows), weigh (cells) or another `weigh-`.")
+    ] = SELECTOR,
     executor: ExecutorOption = "auto",
     workers: WorkersOption = WORKERS,
     assignments: SetOption = None,

@@ -31,7 +31,7 @@ TokensOption = Annotated[
     int | None, typer.Option(min=1000, help="Tokens of each pretraining stream; default: what --minutes allow.")
 ]
 ParamsOption = Annotated[
-    int, typer.Option(min=10_000, help="Parameters of each model, about; the default vocabulary takes 524,288 of them.")
+    int, typer.Option(min=10_000, help="Parameters of each model, about; at least 524,288.")
 ]
 MinutesOption = Annotated[
     float, typer.Option(min=0.1, help="Training time, on two cores, to plan for where --tokens is not given.")

@@ -110,6 +110,8 @@ def test_the_report_counts_what_was_planted(planned: Planned) -> None:
     assert report.validation + report.test < 60
     assert report.selection.outside < 0.2
     assert report.selection.effective_target < report.selection.effective_pool <= report.selection.cells
+    assert report.selection.chosen_cells is None, "windows are weighed, not cells"
+    assert 0.8 < report.selection.auc <= 1
     assert report.before.gain == pytest.approx(report.pairs[2]["gain"])
     assert [row["tokens"] for row in report.pairs] == [1024, 2048, 4000] * 2
     assert {route.name for route in report.routes} >= {"slm", "slm-is", "slm-pn", "slm-mix", "llm-lora", "slm-d"}
