@@ -30,9 +30,7 @@ TargetOption = Annotated[list[str], typer.Option("--target", help="Text of the s
 TokensOption = Annotated[
     int | None, typer.Option(min=1000, help="Tokens of each pretraining stream; default: what --minutes allow.")
 ]
-ParamsOption = Annotated[
-    int, typer.Option(min=10_000, help="Parameters of each model, about; at least 524,288.")
-]
+ParamsOption = Annotated[int, typer.Option(min=10_000, help="Parameters of each model, about; at least 524,288.")]
 MinutesOption = Annotated[
     float, typer.Option(min=0.1, help="Training time, on two cores, to plan for where --tokens is not given.")
 ]

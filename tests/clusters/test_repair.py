@@ -104,7 +104,7 @@ def test_lost_and_damaged_files_are_made_again_in_the_order_that_steps_need_them
     (catalog.store.here / "catalog.duckdb").write_bytes(b"torn")
     assert "5 problems" in invoke(catalog, code=1)
     printed = invoke(catalog, "--repair", code=0)
-    for ref, step in ((decisions, "exact-dedup"), (weights, "weigh"), (packs, "pack"), (tokens, "tokenize")):
+    for ref, step in ((decisions, "exact-dedup"), (weights, "weigh-stacked"), (packs, "pack"), (tokens, "tokenize")):
         assert f"rebuilt {ref.path}: {step} of" in printed
     assert printed.rstrip().endswith("no problems")
     assert verify(catalog).orphans == 0

@@ -63,7 +63,7 @@ def test_a_trained_model_prefers_what_it_was_trained_on_and_the_catalog_tells(cu
         Pretrain(params=130_000, tokens=16_000, batch_rows=4), packs, into="model", catalog=catalog, executor=HERE
     )
     texts = sql(
-        catalog, "SELECT text FROM texts JOIN documents USING (id) WHERE snapshot = 'resampled@1' ORDER BY id LIMIT 20"
+        catalog, "SELECT text FROM texts JOIN documents USING (id) WHERE snapshot = 'clean@1' ORDER BY id LIMIT 20"
     )["text"].to_pylist()
     lines = []
     for number, text in enumerate(texts):
