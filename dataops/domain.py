@@ -1,10 +1,7 @@
 """Domain classification with fastText (1607.01759): trained on the documents that carry a domain, applied to the rest.
 
 Two steps: `TrainClassifier` makes a classifier snapshot and measures it on held-out labelled documents; `Classify` adds
-the table `domain`, where a document's own label stands before a predicted one. Training uses one thread: fastText's
-lock-free updates give other bytes each time with more. With one thread fastText 0.9.3 initialises a tenth of its input
-matrix and leaves the rest as the allocator returned it: NaN or another model now and then. An array above 32 MiB comes
-from the operating system as zeros (malloc's mmap threshold never grows beyond that), so the matrix is made that large.
+the table `domain`, where a document's own label stands before a predicted one.
 """
 
 from __future__ import annotations
@@ -24,12 +21,11 @@ from catalog.run import Receipt, Task, Work, as_json, file_ref
 from catalog.snapshot import Contents, Snapshot
 from catalog.store import Store
 from catalog.tables import read_live, write_table
+from dataops.fasttext_training import LABEL, LEAST_BYTES, train_supervised
 from dataops.kernels.hashing import uniform
 from dataops.kernels.text import matching_form
 from dataops.step import extend, shard_tasks
 
-ZEROED_BYTES = 32 << 20  # malloc maps anything larger afresh
-LABEL = "LABEL:"  # in capitals, which no folded text holds: a document can't label itself
 SPECIAL = ("</s>", "__label__")  # to fastText the end of a line, and a label where a model was loaded from its file
 PREFIX_CHARS = 1000  # the beginning of a document tells its domain; more makes training slower, not better
 
@@ -52,10 +48,10 @@ class TrainClassifier:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        if self.word_ngrams < 2 or self.buckets * self.dimension * 4 < ZEROED_BYTES:
+        if self.word_ngrams < 2 or self.buckets * self.dimension * 4 < LEAST_BYTES:
             raise UsageError(
                 f"word_ngrams {self.word_ngrams}, buckets {self.buckets}, dimension {self.dimension}: fastText repeats "
-                f"itself only with word_ngrams >= 2 and buckets x dimension >= {ZEROED_BYTES // 4:,}"
+                f"itself only with word_ngrams >= 2 and buckets x dimension >= {LEAST_BYTES // 4:,}"
             )
 
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
@@ -109,8 +105,6 @@ def _collect(store: Store, task: Task) -> Receipt:
 
 
 def _train(store: Store, task: Task) -> Receipt:
-    import fasttext
-
     step: TrainClassifier = task["step"]
     rows = [json.loads(line) for path in task["paths"] for line in Path(path).read_text().splitlines()]
     rows = _balanced(sorted(row for row in rows if row[2]), step)
@@ -124,8 +118,8 @@ def _train(store: Store, task: Task) -> Receipt:
     lines = [f"{LABEL}{quote(domain)} {text}\n" for _, domain, text in rows]
     training = Path(task["folder"]) / "training.txt"
     training.write_text("".join(line for line, out in zip(lines, held, strict=True) if not out))
-    model = fasttext.train_supervised(
-        str(training),
+    model = train_supervised(
+        training,
         dim=step.dimension,
         epoch=step.epochs,
         lr=step.learning_rate,
@@ -133,9 +127,6 @@ def _train(store: Store, task: Task) -> Receipt:
         bucket=step.buckets,
         minCount=3,
         seed=step.seed,
-        label=LABEL,
-        thread=1,
-        verbose=0,
     )
     tests = [row for row, out in zip(rows, held, strict=True) if out]
     predicted = _predictions(model, [text for _, _, text in tests])[0] if tests else []

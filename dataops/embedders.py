@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 from catalog.errors import BadInput, TamisError, UsageError
-from dataops.domain import ZEROED_BYTES
+from dataops.fasttext_training import LEAST_BYTES, train_unsupervised
 from dataops.kernels.embed import embed, fit_projection, inverse_document_frequency, random_projection
 from dataops.kernels.ngrams import word_hashes
 from dataops.kernels.text import matching_form
@@ -184,18 +184,24 @@ def _loaded(path: str, digest: str) -> Any:
 
 
 def _fit_word_vectors(sample: pa.LargeStringArray, *, dims: int, folder: Path) -> WordVectors:
-    import fasttext
-
     path = folder / "sample.txt"
     lines = [text.split() for text in matching_form(sample).to_pylist()]
     path.write_text("".join(" ".join(line) + "\n" for line in lines))
-    buckets = ZEROED_BYTES // (4 * dims) + 1  # for no n-gram: a smaller matrix would not repeat, see dataops/domain.py
+    buckets = LEAST_BYTES // (4 * dims) + 1  # for no n-gram
     epochs = min(50, max(5, _WORDS_SEEN // max(1, sum(map(len, lines)))))
     try:
-        model = fasttext.train_unsupervised(
-            str(path), model="cbow", dim=dims, epoch=epochs, lr=_RATE, minCount=5, minn=0, maxn=0, wordNgrams=2,
-            bucket=buckets, thread=1, verbose=0,
-        )  # fmt: skip
+        model = train_unsupervised(
+            path,
+            model="cbow",
+            dim=dims,
+            epoch=epochs,
+            lr=_RATE,
+            minCount=5,
+            minn=0,
+            maxn=0,
+            wordNgrams=2,
+            bucket=buckets,
+        )
     except RuntimeError as error:  # "Encountered NaN."
         raise TamisError(
             f"fastText found no word vectors in this sample ({error}): take the embedder tfidf-svd"

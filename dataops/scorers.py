@@ -19,7 +19,8 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from dataops.domain import LABEL, ZEROED_BYTES, one_line
+from dataops.domain import one_line
+from dataops.fasttext_training import LABEL, train_supervised
 from dataops.kernels.bag import bag_counts, log_ratios, mean_ratios
 from dataops.kernels.language_model import NgramModels, cross_entropy, fit_ngrams
 
@@ -93,23 +94,19 @@ class CrossEntropyScorer:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierScorer:
-    """Log odds of a fastText classifier; one thread and a large matrix, or it would not repeat (dataops/domain.py)."""
+    """Log odds of a fastText classifier."""
 
     dimension: int
     epochs: int
     buckets: int
 
     def fit(self, target: Sample, pool: Sample, path: Path) -> None:
-        import fasttext
-
-        assert self.dimension * self.buckets * 4 >= ZEROED_BYTES, "a smaller matrix would not repeat"
         lines = path.with_suffix(".txt")
         sides = ((f"{LABEL}1", target), (f"{LABEL}0", pool))
         lines.write_text("".join(f"{label} {line}\n" for label, side in sides for line in one_line(side.texts)))
-        model = fasttext.train_supervised(
-            str(lines), dim=self.dimension, epoch=self.epochs, lr=0.5, wordNgrams=2, bucket=self.buckets,
-            minCount=3, seed=1, label=LABEL, thread=1, verbose=0,
-        )  # fmt: skip
+        model = train_supervised(
+            lines, dim=self.dimension, epoch=self.epochs, lr=0.5, wordNgrams=2, bucket=self.buckets, minCount=3, seed=1
+        )
         model.save_model(str(path))
 
     def score(self, path: Path, sample: Sample) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import ClassVar
 from catalog.errors import UsageError
 from catalog.run import Work
 from catalog.snapshot import Contents, Snapshot
-from dataops.domain import ZEROED_BYTES
+from dataops.fasttext_training import LEAST_BYTES
 from dataops.scorers import BagScorer, ClassifierScorer, CrossEntropyScorer, StackedScorer
 from dataops.window_weights import Selecting, weigh_by_score
 
@@ -84,10 +84,10 @@ class WeighClassifier(Selecting):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.buckets * self.dimension * 4 < ZEROED_BYTES:
+        if self.buckets * self.dimension * 4 < LEAST_BYTES:
             raise UsageError(
                 f"buckets {self.buckets}, dimension {self.dimension}: fastText repeats itself only with "
-                f"buckets x dimension >= {ZEROED_BYTES // 4:,}"
+                f"buckets x dimension >= {LEAST_BYTES // 4:,}"
             )
 
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
