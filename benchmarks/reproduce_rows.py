@@ -205,7 +205,7 @@ def rows(targets: tuple[str, ...], *, seeds: int) -> list[Row]:
     out += [
         Row(method=method, target=target, size=size)
         for size in ("1:30", "1:100")
-        for method in ("slm", "nopt", "ours", "plain-64", "mix", "pn", "large")
+        for method in ("slm", "nopt", "ours", "stacked", "plain-64", "mix", "pn", "large")
         for target in targets
     ]
     out += [
