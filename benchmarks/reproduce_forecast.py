@@ -4,7 +4,8 @@
 
 STORE is that of benchmarks/reproduce.py, with the rows `slm` and METHOD of each target, and its share. Proxies are
 those of `tamis plan`: pairs of models of a quarter of the parameters, or of the smallest shape, on 1/8, 1/4 and 1/2 of
-the tokens, fine-tuned as the rows are and judged on the target's validation documents. What is there is not made again.
+the tokens in the batches that go with these, fine-tuned as the rows are and judged on the target's validation
+documents. What is there is not made again.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from catalog.snapshot import Snapshot
 from catalog.tables import read_table
 from clusters.plan import SHARES
 from training.compare import Evaluate
-from training.config import smallest
+from training.config import batch_rows_for, smallest
 from training.forecast import Forecast
 from training.steps import Pretrain
 
@@ -61,7 +62,10 @@ def make_generic(pool: str) -> None:
 
 def _proxy(number: int) -> Pretrain:
     table, least = table_here(), smallest(vocab_size=VOCABULARY, context=CONTEXT).num_parameters
-    return Pretrain(tokens=table.tokens // SHARES[number - 1], params=max(table.params // 4, least))
+    tokens = table.tokens // SHARES[number - 1]
+    return Pretrain(
+        tokens=tokens, params=max(table.params // 4, least), batch_rows=batch_rows_for(tokens, context=CONTEXT)
+    )
 
 
 def lines(catalog: Catalog, row: Row, name: str) -> Iterator[str]:

@@ -22,7 +22,7 @@ from clusters.plan_screen import plan_screen
 from clusters.recipes import Recipe, Stated, override
 from clusters.runner import run_recipe
 from clusters.specialize import MODELS, Plan, recipe_for, tuning_tokens
-from training.config import smallest
+from training.config import smaller_batch, smallest
 from training.forecast import doublings_of
 
 LAST = "target-packs"  # of the main job's recipe: what the proxies learn from is made
@@ -57,14 +57,14 @@ def proxies_for(plan: Plan, planned: Stated, *, tokens: Sequence[int], params: i
 def plan_recipe(recipe: Recipe, proxies: Proxies) -> Recipe:
     """The recipe of the main job up to its packs, then the proxies, their evaluation and the forecast.
 
-    A proxy has the settings of the planned run that it stands for, but for its size.
+    A proxy has the settings of the planned run that it stands for, but for its size and the batch that goes with it:
+    of as many rows it would take too few steps to learn more than how often each word comes.
     """
     entries = {entry.name: entry for entry in recipe.entries}
     before, after, scored = [], [], []
     for number, tokens in enumerate(proxies.tokens, 1):
         names = {name: f"proxy-{name}-{number}" for name in MODELS}
-        size = {"tokens": tokens, "params": proxies.params}
-        before += [_smaller(entries[name], names[name], **size) for name in MODELS]
+        before += [_proxy(entries[name], names[name], tokens=tokens, params=proxies.params) for name in MODELS]
         tuned = [
             _smaller(entries[f"{name}-tuned"], f"{names[name]}-tuned", tokens=tuning_tokens(tokens)) for name in MODELS
         ]
@@ -78,6 +78,11 @@ def plan_recipe(recipe: Recipe, proxies: Proxies) -> Recipe:
     scores = Stated(name="proxy-scores", step="evaluate", inputs=("validation", *scored))
     forecast = Stated(name="forecast", step="forecast", inputs=(scores.name, "test", *scored), settings=planned)
     return Recipe(entries=(*head, *before, *after, scores, forecast))
+
+
+def _proxy(entry: Stated, name: str, *, tokens: int, params: int) -> Stated:
+    rows = smaller_batch(int(entry.settings["batch_rows"]), tokens / int(entry.settings["tokens"]))
+    return _smaller(entry, name, tokens=tokens, params=params, batch_rows=rows)
 
 
 def _smaller(entry: Stated, name: str, **size: int) -> Stated:

@@ -21,6 +21,7 @@ from clusters.recipes import Recipe, Stated, override, stated, validate
 from clusters.registry import SELECTOR
 from clusters.runner import executor_for, run_recipe
 from clusters.screens import last_screen
+from training.config import batch_rows_for
 
 # Sustained training rate of two cores with AVX-512 BF16 (benchmarks/train.py). It turns minutes into tokens the same
 # way everywhere, so that a recipe does not depend on how busy the machine was when it was written.
@@ -144,15 +145,28 @@ def _training(plan: Plan) -> list[Stated]:
     served = [entry.name for entry in experts[1:]]
     every = (*MODELS, *tuned, "target-only", *served)
     own = {"family": plan.family} if plan.family == "recurrent" else {}
+    alone = max(1, tokens // TARGET_ONLY_SHARE)
     return [
-        *(stated(name, "pretrain", f"{name}-packs", params=plan.params, tokens=tokens, **own) for name in MODELS),
+        *(
+            stated(
+                name,
+                "pretrain",
+                f"{name}-packs",
+                params=plan.params,
+                tokens=tokens,
+                batch_rows=batch_rows_for(tokens, context=plan.context),
+                **own,
+            )
+            for name in MODELS
+        ),
         stated(
             "target-only",
             "finetune",
             "target-packs",
             "validation",
             params=plan.params,
-            tokens=max(1, tokens // TARGET_ONLY_SHARE),
+            tokens=alone,
+            batch_rows=batch_rows_for(alone, context=plan.context),
             learning_rate=4e-3,
         ),
         *(
@@ -169,10 +183,13 @@ def _training(plan: Plan) -> list[Stated]:
 
 def _experts(plan: Plan, tuning: Mapping[str, Any]) -> list[Stated]:
     """A model of several experts on the pool, the one that fits the target, and that one tuned."""
-    settings = {"family": plan.family, "experts": min(MOST_EXPERTS, plan.cells), "params": plan.params}
+    tokens, experts = training_tokens(plan), min(MOST_EXPERTS, plan.cells)
+    settings = {"family": plan.family, "experts": experts, "params": plan.params, "tokens": tokens}
+    of_a_run = tokens // experts if plan.family == "mixture" else tokens
+    rows = batch_rows_for(max(1, of_a_run), context=plan.context)
     rule = "histogram" if plan.family == "soup" else "lowest-loss"
     return [
-        stated("experts", "pretrain", "generic-packs", tokens=training_tokens(plan), **settings),
+        stated("experts", "pretrain", "generic-packs", batch_rows=rows, **settings),
         stated("expert", "project", "experts", "target-packs", expert=rule),
         stated("expert-tuned", "finetune", "target-packs", "validation", "expert", **tuning),
     ]

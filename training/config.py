@@ -21,6 +21,7 @@ Sharding = Literal["replicated", "sharded"]
 Compile = Literal["auto", "on", "off"]
 
 _ASPECT = 40  # hidden size per layer that `sized` aims at
+_BATCH = 1.2  # tokens of an optimiser step per root of the run's tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +161,25 @@ _CHOICES = {
     "sharding": Sharding,
     "compile": Compile,
 }
+
+
+def batch_rows_for(tokens: int, *, context: int) -> int:
+    """Rows of an optimiser step in a run of so many tokens: near the most that cost no quality, a power of two.
+
+    The batch above which tokens are wasted grows about as the root of the tokens, whatever the size of the model
+    (2410.21676, section 4). The factor is ours: docs/decisions.md has the batches that were tried.
+    """
+    return _power_of_two(_BATCH * math.sqrt(tokens) / context)
+
+
+def smaller_batch(rows: int, share: float) -> int:
+    """`rows`, made to fit a run of that share of the tokens."""
+    return _power_of_two(rows * math.sqrt(share))
+
+
+def _power_of_two(value: float) -> int:
+    """The largest one that is not above `value`, at least 1."""
+    return 1 << max(0, math.floor(math.log2(value)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -199,7 +199,8 @@ def test_a_target_without_documents_to_hold_out_is_refused(planned: Planned) -> 
 
 def test_proxies_are_the_planned_runs_but_for_their_size() -> None:
     plan = Plan(pool=("p",), target=("t",), tokens=1_600_000, params=8_000_000)
-    recipe = override(recipe_for(plan), ["generic.learning_rate=0.002", "specialized-tuned.seed=5"])
+    own = ["generic.learning_rate=0.002", "specialized-tuned.seed=5", "generic.batch_rows=32"]
+    recipe = override(recipe_for(plan), own)
     proxies = proxies_for(plan, planned_run(recipe), tokens=(), params=None)
     assert proxies == Proxies(tokens=tuple(1_600_000 // share for share in SHARES), params=2_000_000)
     steps = {entry.name: (entry, step) for entry, step in validate(plan_recipe(recipe, proxies))}
@@ -207,6 +208,7 @@ def test_proxies_are_the_planned_runs_but_for_their_size() -> None:
     assert steps["proxy-specialized-2-tuned"][0].inputs == ("target-packs", "validation", "proxy-specialized-2")
     one, tuned = steps["proxy-generic-2"][1], steps["proxy-specialized-2-tuned"][1]
     assert (one.tokens, one.params, one.learning_rate) == (400_000, 2_000_000, 0.002)  # type: ignore[attr-defined]
+    assert [steps[f"proxy-generic-{n}"][1].batch_rows for n in (1, 2, 3)] == [8, 16, 16]  # type: ignore[attr-defined]
     assert (tuned.tokens, tuned.seed) == (100_000, 5)  # type: ignore[attr-defined]
     assert (steps["forecast"][1].tokens, steps["forecast"][1].params) == (1_600_000, 8_000_000)  # type: ignore[attr-defined]
     assert "export" not in steps
