@@ -21,7 +21,7 @@ from clusters.recipes import Recipe, Stated, override, stated, validate
 from clusters.registry import SELECTOR
 from clusters.runner import executor_for, run_recipe
 from clusters.screens import last_screen
-from training.config import batch_rows_for
+from training.config import TrainConfig, batch_rows_for
 
 # Sustained training rate of two cores with AVX-512 BF16 (benchmarks/train.py). It turns minutes into tokens the same
 # way everywhere, so that a recipe does not depend on how busy the machine was when it was written.
@@ -185,8 +185,10 @@ def _experts(plan: Plan, tuning: Mapping[str, Any]) -> list[Stated]:
     """A model of several experts on the pool, the one that fits the target, and that one tuned."""
     tokens, experts = training_tokens(plan), min(MOST_EXPERTS, plan.cells)
     settings = {"family": plan.family, "experts": experts, "params": plan.params, "tokens": tokens}
-    of_a_run = tokens // experts if plan.family == "mixture" else tokens
-    rows = batch_rows_for(max(1, of_a_run), context=plan.context)
+    if plan.family == "mixture":
+        rows = batch_rows_for(max(1, tokens // experts), context=plan.context)  # each expert is a run of its own
+    else:
+        rows = max(batch_rows_for(tokens, context=plan.context), TrainConfig.micro_batch_rows)  # which are of one cell
     rule = "histogram" if plan.family == "soup" else "lowest-loss"
     return [
         stated("experts", "pretrain", "generic-packs", batch_rows=rows, **settings),
