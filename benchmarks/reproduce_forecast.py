@@ -26,7 +26,7 @@ from catalog.snapshot import Snapshot
 from catalog.tables import read_table
 from clusters.plan import SHARES
 from training.compare import Evaluate
-from training.config import batch_rows_for, smallest
+from training.config import batch_rows_for, rate_for, smallest
 from training.forecast import Forecast
 from training.steps import Pretrain
 
@@ -63,9 +63,8 @@ def make_generic(pool: str) -> None:
 def _proxy(number: int) -> Pretrain:
     table, least = table_here(), smallest(vocab_size=VOCABULARY, context=CONTEXT).num_parameters
     tokens = table.tokens // SHARES[number - 1]
-    return Pretrain(
-        tokens=tokens, params=max(table.params // 4, least), batch_rows=batch_rows_for(tokens, context=CONTEXT)
-    )
+    rows = batch_rows_for(tokens, context=CONTEXT)
+    return Pretrain(tokens=tokens, params=max(table.params // 4, least), batch_rows=rows, learning_rate=rate_for(rows))
 
 
 def lines(catalog: Catalog, row: Row, name: str) -> Iterator[str]:

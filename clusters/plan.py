@@ -22,7 +22,7 @@ from clusters.plan_screen import plan_screen
 from clusters.recipes import Recipe, Stated, override
 from clusters.runner import run_recipe
 from clusters.specialize import MODELS, Plan, recipe_for, tuning_tokens
-from training.config import smaller_batch, smallest
+from training.config import scaled_rate, smaller_batch, smallest
 from training.forecast import doublings_of
 
 LAST = "target-packs"  # of the main job's recipe: what the proxies learn from is made
@@ -81,11 +81,13 @@ def plan_recipe(recipe: Recipe, proxies: Proxies) -> Recipe:
 
 
 def _proxy(entry: Stated, name: str, *, tokens: int, params: int) -> Stated:
-    rows = smaller_batch(int(entry.settings["batch_rows"]), tokens / int(entry.settings["tokens"]))
-    return _smaller(entry, name, tokens=tokens, params=params, batch_rows=rows)
+    planned = int(entry.settings["batch_rows"])
+    rows = smaller_batch(planned, tokens / int(entry.settings["tokens"]))
+    rate = scaled_rate(float(entry.settings["learning_rate"]), rows / planned)
+    return _smaller(entry, name, tokens=tokens, params=params, batch_rows=rows, learning_rate=rate)
 
 
-def _smaller(entry: Stated, name: str, **size: int) -> Stated:
+def _smaller(entry: Stated, name: str, **size: float) -> Stated:
     return dataclasses.replace(entry, name=name, settings={**entry.settings, **size})
 
 

@@ -21,7 +21,7 @@ from clusters.recipes import Recipe, Stated, override, stated, validate
 from clusters.registry import SELECTOR
 from clusters.runner import executor_for, run_recipe
 from clusters.screens import last_screen
-from training.config import TrainConfig, batch_rows_for
+from training.config import TrainConfig, batch_rows_for, rate_for
 
 # Sustained training rate of two cores with AVX-512 BF16 (benchmarks/train.py). It turns minutes into tokens the same
 # way everywhere, so that a recipe does not depend on how busy the machine was when it was written.
@@ -145,30 +145,10 @@ def _training(plan: Plan) -> list[Stated]:
     served = [entry.name for entry in experts[1:]]
     every = (*MODELS, *tuned, "target-only", *served)
     own = {"family": plan.family} if plan.family == "recurrent" else {}
-    alone = max(1, tokens // TARGET_ONLY_SHARE)
+    size, alone = _sized(plan, tokens), _sized(plan, max(1, tokens // TARGET_ONLY_SHARE))
     return [
-        *(
-            stated(
-                name,
-                "pretrain",
-                f"{name}-packs",
-                params=plan.params,
-                tokens=tokens,
-                batch_rows=batch_rows_for(tokens, context=plan.context),
-                **own,
-            )
-            for name in MODELS
-        ),
-        stated(
-            "target-only",
-            "finetune",
-            "target-packs",
-            "validation",
-            params=plan.params,
-            tokens=alone,
-            batch_rows=batch_rows_for(alone, context=plan.context),
-            learning_rate=4e-3,
-        ),
+        *(stated(name, "pretrain", f"{name}-packs", **size, **own) for name in MODELS),
+        stated("target-only", "finetune", "target-packs", "validation", **alone),
         *(
             stated(new, "finetune", "target-packs", "validation", old, **tuning)
             for new, old in zip(tuned, MODELS, strict=True)
@@ -181,17 +161,24 @@ def _training(plan: Plan) -> list[Stated]:
     ]
 
 
+def _sized(plan: Plan, tokens: int, *, of_a_run: int | None = None, least_rows: int = 1) -> dict[str, Any]:
+    """What training from scratch on so many tokens takes; `of_a_run` where several runs share them."""
+    rows = max(batch_rows_for(of_a_run or tokens, context=plan.context), least_rows)
+    return {"params": plan.params, "tokens": tokens, "batch_rows": rows, "learning_rate": rate_for(rows)}
+
+
 def _experts(plan: Plan, tuning: Mapping[str, Any]) -> list[Stated]:
     """A model of several experts on the pool, the one that fits the target, and that one tuned."""
     tokens, experts = training_tokens(plan), min(MOST_EXPERTS, plan.cells)
-    settings = {"family": plan.family, "experts": experts, "params": plan.params, "tokens": tokens}
     if plan.family == "mixture":
-        rows = batch_rows_for(max(1, tokens // experts), context=plan.context)  # each expert is a run of its own
+        size = _sized(plan, tokens, of_a_run=max(1, tokens // experts))
     else:
-        rows = max(batch_rows_for(tokens, context=plan.context), TrainConfig.micro_batch_rows)  # which are of one cell
+        size = _sized(
+            plan, tokens, least_rows=TrainConfig.micro_batch_rows
+        )  # the rows of a micro-batch are of one cell
     rule = "histogram" if plan.family == "soup" else "lowest-loss"
     return [
-        stated("experts", "pretrain", "generic-packs", batch_rows=rows, **settings),
+        stated("experts", "pretrain", "generic-packs", family=plan.family, experts=experts, **size),
         stated("expert", "project", "experts", "target-packs", expert=rule),
         stated("expert-tuned", "finetune", "target-packs", "validation", "expert", **tuning),
     ]

@@ -172,6 +172,19 @@ def batch_rows_for(tokens: int, *, context: int) -> int:
     return _power_of_two(_BATCH * math.sqrt(tokens) / context)
 
 
+def rate_for(batch_rows: int) -> float:
+    """The learning rate of pretraining with a batch of so many rows: that of the usual batch by the root of the rows.
+
+    The square-root rule for Adam of 2205.10287; docs/decisions.md has the rates that were tried.
+    """
+    return scaled_rate(TrainConfig.learning_rate, batch_rows / TrainConfig.batch_rows)
+
+
+def scaled_rate(rate: float, share: float) -> float:
+    """A rate for that share of the rows it was found for, to three digits."""
+    return float(f"{rate * math.sqrt(share):.3g}")
+
+
 def smaller_batch(rows: int, share: float) -> int:
     """`rows`, made to fit a run of that share of the tokens."""
     return _power_of_two(rows * math.sqrt(share))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training.config import TrainConfig, batch_rows_for, sized, smaller_batch
+from training.config import TrainConfig, batch_rows_for, rate_for, sized, smaller_batch
 from training.model import Llama
 
 
@@ -61,3 +61,7 @@ def test_a_batch_grows_with_the_root_of_the_tokens(tokens: int, rows: int) -> No
 
 def test_a_batch_for_a_share_of_the_tokens_keeps_what_was_chosen_for_all() -> None:
     assert [smaller_batch(32, share) for share in (1.0, 1 / 2, 1 / 4, 1 / 8, 1e-6)] == [32, 16, 16, 8, 1]
+
+
+def test_the_rate_follows_the_root_of_the_batch() -> None:
+    assert [rate_for(rows) for rows in (64, 16, 8, 4, 1)] == [0.008, 0.004, 0.00283, 0.002, 0.001]
