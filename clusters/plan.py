@@ -22,7 +22,7 @@ from clusters.plan_screen import plan_screen
 from clusters.recipes import Recipe, Stated, override
 from clusters.runner import run_recipe
 from clusters.specialize import MODELS, Plan, recipe_for, tuning_tokens
-from training.config import scaled_rate, smaller_batch, smallest
+from training.config import batch_rows_for, scaled_rate, smallest
 from training.forecast import doublings_of
 
 LAST = "target-packs"  # of the main job's recipe: what the proxies learn from is made
@@ -64,7 +64,9 @@ def plan_recipe(recipe: Recipe, proxies: Proxies) -> Recipe:
     before, after, scored = [], [], []
     for number, tokens in enumerate(proxies.tokens, 1):
         names = {name: f"proxy-{name}-{number}" for name in MODELS}
-        before += [_proxy(entries[name], names[name], tokens=tokens, params=proxies.params) for name in MODELS]
+        rows = batch_rows_for(tokens, context=int(entries[LAST].settings["context"]))
+        size = {"tokens": tokens, "params": proxies.params}
+        before += [_in_batches(rows, _smaller(entries[name], names[name], **size)) for name in MODELS]
         tuned = [
             _smaller(entries[f"{name}-tuned"], f"{names[name]}-tuned", tokens=tuning_tokens(tokens)) for name in MODELS
         ]
@@ -80,15 +82,16 @@ def plan_recipe(recipe: Recipe, proxies: Proxies) -> Recipe:
     return Recipe(entries=(*head, *before, *after, scores, forecast))
 
 
-def _proxy(entry: Stated, name: str, *, tokens: int, params: int) -> Stated:
-    planned = int(entry.settings["batch_rows"])
-    rows = smaller_batch(planned, tokens / int(entry.settings["tokens"]))
-    rate = scaled_rate(float(entry.settings["learning_rate"]), rows / planned)
-    return _smaller(entry, name, tokens=tokens, params=params, batch_rows=rows, learning_rate=rate)
-
-
-def _smaller(entry: Stated, name: str, **size: float) -> Stated:
+def _smaller(entry: Stated, name: str, **size: int) -> Stated:
     return dataclasses.replace(entry, name=name, settings={**entry.settings, **size})
+
+
+def _in_batches(rows: int, entry: Stated) -> Stated:
+    """The entry with at most so many rows a step, and the rate that goes with them."""
+    planned = int(entry.settings["batch_rows"])
+    rate = scaled_rate(float(entry.settings["learning_rate"]), min(rows, planned) / planned)
+    own = {"batch_rows": min(rows, planned), "learning_rate": rate}
+    return dataclasses.replace(entry, settings={**entry.settings, **own})
 
 
 def check(made: Mapping[str, Snapshot]) -> None:

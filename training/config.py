@@ -21,7 +21,7 @@ Sharding = Literal["replicated", "sharded"]
 Compile = Literal["auto", "on", "off"]
 
 _ASPECT = 40  # hidden size per layer that `sized` aims at
-_BATCH = 1.2  # tokens of an optimiser step per root of the run's tokens
+_FEWEST_STEPS = 1500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,12 +164,13 @@ _CHOICES = {
 
 
 def batch_rows_for(tokens: int, *, context: int) -> int:
-    """Rows of an optimiser step in a run of so many tokens: near the most that cost no quality, a power of two.
+    """Rows of an optimiser step in a run of so many tokens: the usual number, or less to leave `_FEWEST_STEPS` steps.
 
-    The batch above which tokens are wasted grows about as the root of the tokens, whatever the size of the model
-    (2410.21676, section 4). The factor is ours: docs/decisions.md has the batches that were tried.
+    A power of two. With fewer steps a model has not come far enough for what it reads to matter: docs/decisions.md has
+    the batches that were tried. Where tokens are plenty a larger batch may be worth its speed (2410.21676).
     """
-    return _power_of_two(_BATCH * math.sqrt(tokens) / context)
+    most = min(TrainConfig.batch_rows, tokens // (_FEWEST_STEPS * context))
+    return 1 << max(0, most.bit_length() - 1)
 
 
 def rate_for(batch_rows: int) -> float:
@@ -183,16 +184,6 @@ def rate_for(batch_rows: int) -> float:
 def scaled_rate(rate: float, share: float) -> float:
     """A rate for that share of the rows it was found for, to three digits."""
     return float(f"{rate * math.sqrt(share):.3g}")
-
-
-def smaller_batch(rows: int, share: float) -> int:
-    """`rows`, made to fit a run of that share of the tokens."""
-    return _power_of_two(rows * math.sqrt(share))
-
-
-def _power_of_two(value: float) -> int:
-    """The largest one that is not above `value`, at least 1."""
-    return 1 << max(0, math.floor(math.log2(value)))
 
 
 @dataclass(frozen=True, kw_only=True)

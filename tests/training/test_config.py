@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training.config import TrainConfig, batch_rows_for, rate_for, sized, smaller_batch
+from training.config import TrainConfig, batch_rows_for, rate_for, sized
 from training.model import Llama
 
 
@@ -52,15 +52,12 @@ def test_the_branch_is_the_last_step_at_the_full_rate():
     assert TrainConfig(tokens=1, schedule="cosine").branch_step(100) == 0
 
 
-@pytest.mark.parametrize(("tokens", "rows"), [(1, 1), (384_000, 2), (1_536_000, 4), (3_072_000, 8), (12_288_000, 16)])
-def test_a_batch_grows_with_the_root_of_the_tokens(tokens: int, rows: int) -> None:
+@pytest.mark.parametrize(
+    ("tokens", "rows"), [(1, 1), (384_000, 1), (1_536_000, 4), (2_500_000, 4), (3_072_000, 8), (10**10, 16)]
+)
+def test_a_batch_leaves_enough_steps(tokens: int, rows: int) -> None:
     assert batch_rows_for(tokens, context=256) == rows
-    assert batch_rows_for(4 * tokens, context=256) >= rows
-    assert batch_rows_for(tokens, context=128) >= rows
-
-
-def test_a_batch_for_a_share_of_the_tokens_keeps_what_was_chosen_for_all() -> None:
-    assert [smaller_batch(32, share) for share in (1.0, 1 / 2, 1 / 4, 1 / 8, 1e-6)] == [32, 16, 16, 8, 1]
+    assert batch_rows_for(4 * tokens, context=1024) == rows
 
 
 def test_the_rate_follows_the_root_of_the_batch() -> None:
