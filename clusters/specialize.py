@@ -31,6 +31,7 @@ WITH_EXPERTS = ("projected", "soup", "mixture")  # families of which one expert 
 MOST_EXPERTS = 32  # best per cost in the method's paper
 TUNING_SHARE = 4  # pretraining tokens per fine-tuning token
 TARGET_ONLY_SHARE = 2  # and per token of the model that learns from the target alone
+ROWS_PER_LOOK = 640  # between two looks at validation, as in fine-tuning: 40 steps of 16 rows
 POOL_DOCUMENTS = 100  # of the pool, on which models are scored before and after fine-tuning
 
 
@@ -146,6 +147,7 @@ def _training(plan: Plan) -> list[Stated]:
     every = (*MODELS, *tuned, "target-only", *served)
     own = {"family": plan.family} if plan.family == "recurrent" else {}
     size, alone = _sized(plan, tokens), _sized(plan, max(1, tokens // TARGET_ONLY_SHARE))
+    alone["evaluate_every"] = ROWS_PER_LOOK // alone["batch_rows"]
     return [
         *(stated(name, "pretrain", f"{name}-packs", **size, **own) for name in MODELS),
         stated("target-only", "finetune", "target-packs", "validation", **alone),
