@@ -163,21 +163,19 @@ def _training(plan: Plan) -> list[Stated]:
     ]
 
 
-def _sized(plan: Plan, tokens: int, *, of_a_run: int | None = None, least_rows: int = 1) -> dict[str, Any]:
-    """What training from scratch on so many tokens takes; `of_a_run` where several runs share them."""
-    rows = max(batch_rows_for(of_a_run or tokens, context=plan.context), least_rows)
+def _sized(plan: Plan, tokens: int, *, least_rows: int = 1) -> dict[str, Any]:
+    """What training from scratch on so many tokens takes."""
+    rows = max(batch_rows_for(tokens, context=plan.context), least_rows)
     return {"params": plan.params, "tokens": tokens, "batch_rows": rows, "learning_rate": rate_for(rows)}
 
 
 def _experts(plan: Plan, tuning: Mapping[str, Any]) -> list[Stated]:
     """A model of several experts on the pool, the one that fits the target, and that one tuned."""
     tokens, experts = training_tokens(plan), min(MOST_EXPERTS, plan.cells)
-    if plan.family == "mixture":
-        size = _sized(plan, tokens, of_a_run=max(1, tokens // experts))
-    else:
-        size = _sized(
-            plan, tokens, least_rows=TrainConfig.micro_batch_rows
-        )  # the rows of a micro-batch are of one cell
+    if plan.family == "mixture":  # each expert is a run of its own
+        size = {**_sized(plan, max(1, tokens // experts)), "tokens": tokens}
+    else:  # the rows of a micro-batch are of one cell
+        size = _sized(plan, tokens, least_rows=TrainConfig.micro_batch_rows)
     rule = "histogram" if plan.family == "soup" else "lowest-loss"
     return [
         stated("experts", "pretrain", "generic-packs", family=plan.family, experts=experts, **size),

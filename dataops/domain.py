@@ -35,7 +35,7 @@ class TrainClassifier:
     """A fastText model of the declared domains, with accuracy and F1 on held-out documents."""
 
     verb: ClassVar[str] = "train-classifier"
-    revision: ClassVar[int] = 4
+    revision: ClassVar[int] = 5
 
     dimension: int = 24
     epochs: int = 10
