@@ -47,7 +47,7 @@ SELECTORS: dict[str, Callable[[int], Step]] = {
     **{f"plain-{k}": lambda tokens, k=k: Weigh(tokens=tokens, cells=k, **PAPER) for k in (16, 64, 256, 1024)},
     "stacked": lambda tokens: WeighStacked(tokens=tokens, max_epochs=16.0),
     "combined": lambda tokens: Combine(tokens=tokens, max_epochs=16.0),
-    **{f"stacked-epochs-{n}": lambda tokens, n=n: WeighStacked(tokens=tokens, max_epochs=float(n)) for n in (4, 64)},
+    **{f"stacked-epochs-{n}": lambda tokens, n=n: WeighStacked(tokens=tokens, max_epochs=float(n)) for n in (4, 8, 64)},
     "dsir-epochs-16": lambda tokens: WeighNgrams(tokens=tokens, max_epochs=16.0),
     "two-stage": lambda tokens: WeighTwoStage(tokens=tokens),
     "dsir": lambda tokens: WeighNgrams(tokens=tokens),
