@@ -12,9 +12,8 @@ from catalog.catalog import Catalog
 from catalog.errors import UsageError
 from catalog.pack import Packs
 from clusters.console import Console
-from training.config import TrainConfig, sized
+from training.config import TrainConfig, batch_rows_for, rate_for, sized
 from training.inputs import check_tokenizers, mixture_weights, pack_paths, scored_documents
-from training.steps import Pretrain
 from training.tune import Setting, Space, Task, Trial, settings_to_try, table
 from training.worker import search_with_ray
 
@@ -37,10 +36,8 @@ def search(
     given, documents = catalog.snapshot(packs).require("packs"), catalog.snapshot(validation)
     check_tokenizers(given, documents)
     paths, summary = pack_paths(catalog.store, given), given.contents.summary
-    usual = Pretrain(tokens=tokens)
-    known = [parse_setting(text) for text in start] or [
-        Setting(learning_rate=usual.learning_rate, batch_rows=usual.batch_rows)
-    ]
+    rows = batch_rows_for(tokens, context=summary["context"])
+    known = [parse_setting(text) for text in start] or [Setting(learning_rate=rate_for(rows), batch_rows=rows)]
     settings = settings_to_try(parse_space(rates, batch_rows), trials, known=known, seed=seed)
     task = Task(
         packs=paths,
@@ -69,13 +66,13 @@ def search(
 
 
 def parse_space(rates: str, batch_rows: str) -> Space:
-    """`5e-4:2e-2` and `8,16,32`."""
+    """`5e-4:2e-2` and `2,4,8,16`."""
     try:
         low, high = map(float, rates.split(":"))
         return Space(learning_rates=(low, high), batch_rows=tuple(map(int, batch_rows.split(","))))
     except ValueError as error:
         raise UsageError(
-            f"rates {rates!r} and batch rows {batch_rows!r}: expected LOW:HIGH like 5e-4:2e-2, and sizes like 8,16,32"
+            f"rates {rates!r} and batch rows {batch_rows!r}: expected LOW:HIGH like 5e-4:2e-2, and sizes like 2,4,8,16"
         ) from error
 
 

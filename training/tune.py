@@ -46,7 +46,7 @@ class Space:
     """Learning rates between two, evenly in their logarithm, and batch sizes to choose from."""
 
     learning_rates: tuple[float, float] = (5e-4, 2e-2)
-    batch_rows: tuple[int, ...] = (8, 16, 32)
+    batch_rows: tuple[int, ...] = (2, 4, 8, 16)
 
     def __post_init__(self) -> None:
         low, high = self.learning_rates
