@@ -54,15 +54,12 @@ def bits(setting: Setting, target: str) -> list[float]:
         batch_rows=setting.rows,
         learning_rate=setting.rate,
     )
-    pool = POOL_OF[target]
-    packs = table.pools[pool].packs if setting.method == "slm" else table.drawn(row)
-    name = f"{pool if setting.method == 'slm' else target}-{setting.method}-{setting.name}"
+    packs = table.pools[POOL_OF[target]].packs if setting.method == "slm" else table.drawn(row)
+    name = f"{target}-{setting.method}-{setting.name}"
     served = table.bench.do(step, packs, into=name)
-    tuned = table.tuned(row, served, into=f"{target}-{setting.method}-{setting.name}-tuned")
+    tuned = table.tuned(row, served, into=f"{name}-tuned")
     documents = table.targets[target, row.size].validation
-    found = table.bench.do(
-        Evaluate(), documents, served, tuned, into=f"{target}-{setting.method}-{setting.name}-scores"
-    )
+    found = table.bench.do(Evaluate(), documents, served, tuned, into=f"{name}-scores")
     scores = read_table(table.bench.catalog.store, found.artifact("scores"))
     parts = [scores.filter(np.array(scores["model"].to_pylist()) == each.name) for each in (served, tuned)]
     return [float(np.sum(each["nll_nats"]) / np.log(2) / np.sum(each["n_bytes"])) for each in parts]

@@ -86,12 +86,12 @@ def _smaller(entry: Stated, name: str, **size: int) -> Stated:
     return dataclasses.replace(entry, name=name, settings={**entry.settings, **size})
 
 
-def _in_batches(rows: int, entry: Stated) -> Stated:
+def _in_batches(most: int, entry: Stated) -> Stated:
     """The entry with at most so many rows a step, and the rate that goes with them."""
     planned = int(entry.settings["batch_rows"])
-    rate = scaled_rate(float(entry.settings["learning_rate"]), min(rows, planned) / planned)
-    own = {"batch_rows": min(rows, planned), "learning_rate": rate}
-    return dataclasses.replace(entry, settings={**entry.settings, **own})
+    rows = min(most, planned)
+    rate = scaled_rate(float(entry.settings["learning_rate"]), rows / planned)
+    return dataclasses.replace(entry, settings={**entry.settings, "batch_rows": rows, "learning_rate": rate})
 
 
 def check(made: Mapping[str, Snapshot]) -> None:
