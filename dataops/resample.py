@@ -3,9 +3,11 @@
 A window of cell c is drawn when its keyed uniform number is below T q_c / |c|, the share of the cell that a stream of T
 tokens asks for. The number depends on (seed, document id, window) alone and the threshold grows with T, so a larger
 budget contains every smaller one. A cell that is asked for more than once over is taken whole; how often it is repeated
-is the mixture's business when training. Where the mixture tells windows of a cell apart (`factors`), the threshold of
-each is its factor times that of the cell, and its whole part is drawn for certain: `copies` counts them. Documents
-without a drawn window leave by the rule `resample`.
+is the mixture's business when training. Where the mixture tells windows of a cell apart (`factors`), a window asks for
+its factor times T q_c / |c|: the whole part is drawn for certain, what is left over as its chance, and `copies` counts
+them. So every window comes as often as its weight says, within one, and none above the cap; repeating what was drawn of
+a cell instead would show a tenth of its windows ten times where each was wanted once. Documents without a drawn window
+leave by the rule `resample`.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ class Resample:
     """Draw the windows that a stream of `tokens` tokens under the mixture (second input) needs from the first."""
 
     verb: ClassVar[str] = "resample"
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
 
     tokens: int
     seed: int = 1
@@ -72,9 +74,8 @@ def _draw(store: Store, task: Task) -> Receipt:
     )
     weights = read_table(store, task["weights"])
     size = np.maximum(weights["pool_tokens"].to_numpy(), 1)
-    epochs = np.minimum(1.0, step.tokens * weights["weight"].to_numpy() / size)[windows["cell"].to_numpy()]
-    if task["factors"]:
-        epochs = epochs * _factors(store, task, windows)
+    epochs = (step.tokens * weights["weight"].to_numpy() / size)[windows["cell"].to_numpy()]
+    epochs = epochs * _factors(store, task, windows) if task["factors"] else np.minimum(1.0, epochs)
     rows = windows["row"].to_numpy()
     h64 = live["h64"].to_numpy()[np.searchsorted(live["row"].to_numpy(), rows)]
     copies = nested_copies(step.seed, h64, windows["window"].to_numpy(), epochs)

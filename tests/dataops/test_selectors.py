@@ -114,6 +114,22 @@ def test_a_larger_budget_contains_the_smaller_draw_copies_included(
     assert all(large[window] >= copies for window, copies in small.items())
 
 
+@pytest.mark.parametrize("verb", ["weigh-ngrams", "weigh-stacked"])
+def test_every_window_is_drawn_as_often_as_it_weighs_and_none_above_the_cap(
+    selection: Selection, mixtures: dict[str, Snapshot], verb: str
+) -> None:
+    tokens = 16_000  # most of the target's cells are wanted more than once over
+    mixture = mixtures[verb]
+    drawn = apply(selection.catalog, Resample(tokens=tokens), selection.pool, mixture, into="often")
+    cells = read_table(selection.catalog.store, mixture.artifact("weights")).to_pylist()
+    rates = [tokens * cell["weight"] / max(cell["pool_tokens"], 1) for cell in cells]
+    assert max(rates) > 2
+    copies = {(row["id"], row["window"]): row["copies"] for row in rows_of(selection.catalog, drawn, "draws")}
+    for row in rows_of(selection.catalog, mixture, "factors"):
+        wanted = rates[row["cell"]] * row["factor"]
+        assert abs(copies.get((row["id"], row["window"]), 0) - wanted) < 1 + 1e-3
+
+
 def test_scores_do_not_favour_length_as_a_sum_of_log_ratios_would(
     selection: Selection, mixtures: dict[str, Snapshot]
 ) -> None:
