@@ -1,13 +1,14 @@
 """The method's table on real text: every way of making a small specialized model, before and after fine-tuning.
 
-    python benchmarks/reproduce.py STORE --hours 2        makes rows until the time is over; the same command goes on
-    python benchmarks/reproduce.py STORE --table          prints the table of what there is
-    python benchmarks/reproduce.py STORE --plots FOLDER   and draws it (extra [bench])
-    python benchmarks/reproduce.py OTHER --share 0.25     tries on a quarter of pool and tokens: 4 minutes a row, not 14
+    python benchmarks/reproduce.py --store STORE --hours 2    makes rows until the time is over; then the same goes on
+    python benchmarks/reproduce.py                            prints the table of what there is
+    python benchmarks/reproduce.py --plots FOLDER             and draws it (extra [bench])
+    --share 0.25                                              a quarter of pool and tokens: 4 minutes a row, not 14
 
 Text is looked for in ../shared/corpora beside the checkout. A row is a chain of snapshots in STORE: finished ones are
-never made again, and a row that was cut off goes on from its last checkpoint. Rows are made on `--processes` processes
-of one thread each, in the order of reproduce_rows.rows. The whole table is 174 pretraining runs.
+never made again, and a row that was cut off goes on from its last checkpoint. What came of it is written down in
+benchmarks/reproduced, which is part of the checkout: rows that are there are not made again in any other store either.
+Rows are made on `--processes` processes of one thread each, in the order of reproduce_rows.rows.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import replace
 from pathlib import Path
 
+from reproduce_records import Records
 from reproduce_rows import METHODS, STEP_TOKENS, Row, Table, rows
 from reproduce_table import print_tables, write_plots
 from reproduce_text import CORPORA, SIZES, TARGETS, Bench, curated
@@ -55,11 +57,10 @@ def make_row(row: Row) -> float:
     return time.monotonic() - begun
 
 
-def make_rows(table: Table, wanted: list[Row], *, hours: float, processes: int) -> None:
+def make_rows(table: Table, wanted: list[Row], records: Records, *, hours: float, processes: int) -> None:
     """Make rows in their order until `hours` have passed; the ones begun by then are finished, and one may fail."""
     stop, context = time.monotonic() + hours * 3600, multiprocessing.get_context("spawn")
-    names = table.bench.catalog.snapshots
-    waiting = [row for row in wanted if row.scores not in names]
+    waiting = [row for row in wanted if row not in records.lines]
     failed: list[Row] = []
     print(f"{len(wanted) - len(waiting)} of {len(wanted)} rows are there", flush=True)
     with ProcessPoolExecutor(processes, mp_context=context, initializer=start_worker, initargs=(table,)) as pool:
@@ -72,6 +73,8 @@ def make_rows(table: Table, wanted: list[Row], *, hours: float, processes: int) 
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 row, error = running.pop(future), future.exception()
+                if not error:
+                    records.add(table, row)
                 said = f"failed: {error}" if error else f"{future.result():,.0f} s"
                 print(f"{time.strftime('%H:%M:%S')} {row.name}: {said}", flush=True)
                 failed += [row] * bool(error)
@@ -89,7 +92,7 @@ def next_row(waiting: list[Row], running: list[Row]) -> Row:
 def main() -> None:
     """Make rows, or print what there is."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("store", type=Path)
+    parser.add_argument("--store", type=Path, help="a folder to make rows in; without it the table is printed")
     parser.add_argument("--hours", type=float, default=1.0)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--steps", type=int, default=STEPS, help="of 16 rows of 256 tokens, in every pretraining")
@@ -101,7 +104,6 @@ def main() -> None:
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=TARGETS)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=tuple(SIZES))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
-    parser.add_argument("--table", action="store_true")
     parser.add_argument("--to", choices=METHODS, default="slm", help="the method that the table compares with")
     parser.add_argument("--plots", type=Path)
     options = parser.parse_args()
@@ -110,14 +112,15 @@ def main() -> None:
         for row in rows(tuple(options.targets), seeds=options.seeds)
         if row.method in options.methods and row.size in options.sizes
     ]
-    bench = Bench(folder=options.store, share=options.share)
-    if options.table or options.plots:
-        print_tables(bench.catalog, wanted, baseline=options.to)
-        if options.plots:
-            write_plots(bench.catalog, wanted, options.plots, baseline=options.to)
+    tokens = round(options.share * options.steps) * STEP_TOKENS
+    records = Records(share=options.share, tokens=tokens, params=options.params)
+    if options.store:
+        table = make_table(Bench(folder=options.store, share=options.share), steps=options.steps, params=options.params)
+        make_rows(table, wanted, records, hours=options.hours, processes=options.processes)
         return
-    table = make_table(bench, steps=options.steps, params=options.params)
-    make_rows(table, wanted, hours=options.hours, processes=options.processes)
+    print_tables(records, wanted, baseline=options.to)
+    if options.plots:
+        write_plots(records, wanted, options.plots, baseline=options.to)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
     python benchmarks/reproduce_forecast.py STORE [--share 0.25] [--method ours] [--targets TARGET...]
 
-STORE is that of benchmarks/reproduce.py, with the rows `slm` and METHOD of each target, and its share. Proxies are
+STORE is that of benchmarks/reproduce.py with its share; what came true are the rows `slm` and METHOD of each target
+in benchmarks/reproduced. Proxies are
 those of `tamis plan`: pairs of models of a quarter of the parameters, or of the smallest shape, on 1/8, 1/4 and 1/2 of
 the tokens in the batches that go with these, fine-tuned as the rows are and judged on the target's validation
 documents. What is there is not made again.
@@ -14,11 +15,13 @@ import argparse
 import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from reproduce import make_table, start_worker, table_here
+from reproduce_records import AFTER, BEFORE, Records
 from reproduce_rows import METHODS, Row
-from reproduce_table import AFTER, BEFORE, difference, read_results
+from reproduce_table import difference
 from reproduce_text import CONTEXT, POOL_OF, TARGETS, VOCABULARY, Bench
 
 from catalog.catalog import Catalog
@@ -29,6 +32,8 @@ from training.compare import Evaluate
 from training.config import batch_rows_for, rate_for, smallest
 from training.forecast import Forecast
 from training.steps import Pretrain
+
+SEEDS = 3  # at most, of what came true
 
 
 def forecast(row: Row) -> str:
@@ -67,18 +72,18 @@ def _proxy(number: int) -> Pretrain:
     return Pretrain(tokens=tokens, params=max(table.params // 4, least), batch_rows=rows, learning_rate=rate_for(rows))
 
 
-def lines(catalog: Catalog, row: Row, name: str) -> Iterator[str]:
+def lines(catalog: Catalog, records: Records, row: Row, name: str) -> Iterator[str]:
     """A row of the Markdown table for each stage: gains of the pairs, the prediction and what came true."""
-    results = read_results(catalog, [row, Row(method="slm", target=row.target)])
+    both = [replace(each, seed=seed) for each in (row, Row(method="slm", target=row.target)) for seed in range(SEEDS)]
+    results = records.results(both)
     found = catalog.snapshot(name)
     rows = read_table(catalog.store, found.artifact("forecasts")).to_pylist()
     for stage in (BEFORE, AFTER):
         pairs = ", ".join(f"{each['gain']:+.3f}" for each in rows if each["measured"] and each["stage"] == stage)
         made = found.contents.summary[stage]
         low, high = made["low"], made["high"]
-        centre, least, most, count = difference(results, "slm", row.method, size=row.size, when=stage)
-        inside = "yes" if low <= centre <= high else "no"
-        true = f"{centre:+.3f} [{least:+.3f}, {most:+.3f}] | {inside}" if count else " |"
+        measured = difference(results, "slm", row.method, size=row.size, when=stage)
+        true = f"{measured} | {'yes' if low <= measured.centre <= high else 'no'}" if measured else " |"
         predicted = f"{made['gain']:+.3f} [{low:+.3f}, {high:+.3f}]"
         yield f"| {row.target.replace('_', ' ')}, {stage} | {pairs} | {predicted} | {true} |"
 
@@ -94,13 +99,14 @@ def main() -> None:
     options = parser.parse_args()
     bench = Bench(folder=options.store, share=options.share)
     table, wanted = make_table(bench), [Row(method=options.method, target=target) for target in options.targets]
+    records = Records(share=options.share, tokens=table.tokens, params=table.params)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.processes, context, initializer=start_worker, initargs=(table,)) as pool:
         list(pool.map(make_generic, sorted({POOL_OF[row.target] for row in wanted})))
         names = list(pool.map(forecast, wanted))
     print("| gain, bits a byte | pairs | predicted | measured | inside |\n| --- | --- | --- | --- | --- |")
     for row, name in zip(wanted, names, strict=True):
-        print("\n".join(lines(bench.catalog, row, name)))
+        print("\n".join(lines(bench.catalog, records, row, name)))
 
 
 if __name__ == "__main__":

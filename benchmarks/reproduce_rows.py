@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from reproduce_text import CELLS, CONTEXT, POOL_OF, Bench, Pool, Target, label
 
@@ -23,10 +22,11 @@ from dataops.pack import Pack
 from dataops.resample import Resample
 from dataops.selectors import WeighClassifier, WeighCrossEntropy, WeighNgrams, WeighStacked, WeighTwoStage
 from training.compare import Evaluate
-from training.config import rate_for
+from training.config import batch_rows_for, rate_for
 from training.expert import Project
 from training.steps import Finetune, Pretrain
 
+REVISION = 1  # raised when rows of the same name are made in another way; steps have revisions of their own
 STEP_TOKENS = 16 * CONTEXT  # of an optimiser step
 LARGER = 5  # times the parameters: the upper bound
 EXPERTS, MIXED, BANKS = 32, 16, 8  # of projected networks and soups; of mixtures; matrices summed from
@@ -36,10 +36,6 @@ PAPER = {"smoothing": "none", "defence": 0.0, "max_epochs": 1e9}  # 2402.01093: 
 
 COMBINED = ("ours", "stacked")  # half of the stream each
 EMBEDDED: dict[str, Kind] = {"ours-fasttext": "fasttext", "ours-random": "tfidf-random"}  # cells of another embedder
-
-
-def _with_rows(batch_rows: int, **settings: Any) -> Pretrain:
-    return Pretrain(tokens=1, batch_rows=batch_rows, learning_rate=rate_for(batch_rows), **settings)
 
 
 SELECTORS: dict[str, Callable[[int], Step]] = {
@@ -68,14 +64,8 @@ SHARED = {  # made once for a pool
     "pn": Pretrain(tokens=1, family="projected", experts=EXPERTS, banks=BANKS),
     "soup": Pretrain(tokens=1, family="soup", experts=EXPERTS, banks=BANKS),
     "mix": Pretrain(tokens=1, family="mixture", experts=MIXED),
-    # with the batches that `tamis specialize` takes for a quarter of the table's tokens: more steps for each expert
-    "pn-rows-8": _with_rows(8, family="projected", experts=EXPERTS, banks=BANKS),
-    "mix-rows-2": _with_rows(2, family="mixture", experts=MIXED),
 }
-PROJECTED = {
-    **dict.fromkeys(("pn", "mix", "pn-rows-8", "mix-rows-2"), "lowest-loss"),
-    "soup": "histogram",
-}
+PROJECTED = {"pn": "lowest-loss", "mix": "lowest-loss", "soup": "histogram"}
 TUNED_OTHERWISE = {"large-lora": "large", "distilled": "slm"}  # fine-tuned in another way than all weights on labels
 METHODS = ("nopt", *SHARED, *TUNED_OTHERWISE, *SELECTORS)
 
@@ -133,7 +123,7 @@ class Table:
         if row.method == "nopt":
             return None
         if row.method in SELECTORS:
-            step = Pretrain(tokens=self.tokens, params=self.params, seed=row.seed)
+            step = self._in_batches(Pretrain(tokens=1, params=self.params, seed=row.seed))
             return self.bench.do(step, self.drawn(row), into=f"{row.name}-served")
         kind = TUNED_OTHERWISE.get(row.method, row.method)
         whole = self._shared(kind, POOL_OF[row.target], row.seed)
@@ -144,8 +134,15 @@ class Table:
 
     def _shared(self, kind: str, pool: str, seed: int) -> Snapshot:
         params = self.params * (LARGER if kind == "large" else 1)
-        step = replace(SHARED[kind], tokens=self.tokens, params=params, seed=seed)
+        step = self._in_batches(replace(SHARED[kind], params=params, seed=seed))
         return self.bench.do(step, self.pools[pool].packs, into=f"{pool}-{kind}-{seed}")
+
+    def _in_batches(self, step: Pretrain) -> Pretrain:
+        """On the tokens of a row, in the batches that `tamis specialize` takes for them."""
+        rows = batch_rows_for(self.tokens // (step.experts if step.family == "mixture" else 1), context=CONTEXT)
+        if step.family in ("projected", "soup"):  # the rows of a micro-batch are of one cell
+            rows = max(rows, step.micro_batch_rows)
+        return replace(step, tokens=self.tokens, batch_rows=rows, learning_rate=rate_for(rows))
 
     def drawn(self, row: Row) -> Snapshot:
         """Packs of what the row's selector draws."""
@@ -180,7 +177,7 @@ class Table:
         step = Finetune(tokens=EPOCHS[row.size] * size, params=self.params, evaluate_every=max(1, looks), seed=row.seed)
         inputs = [target.packs, target.validation, *([served] if served is not None else [])]
         if row.method == "nopt":
-            step = replace(step, learning_rate=3 * step.learning_rate)  # that of pretraining: nothing is to be kept
+            step = replace(step, optimizer=Pretrain.optimizer, learning_rate=rate_for(step.batch_rows))  # as pretrained
         elif row.method == "large-lora":
             step = replace(step, lora_rank=64, learning_rate=3 * step.learning_rate)
         elif row.method == "distilled":
@@ -195,36 +192,26 @@ class Table:
 
 def rows(targets: tuple[str, ...], *, seeds: int) -> list[Row]:
     """All rows, those first that say most: the smallest size, one seed, the contest; then what explains it."""
-    smallest = "1:1000"
-    contest = (
-        "slm",
-        "ours",
-        "plain-64",
-        "dsir",
-        "stacked",
-        "combined",
-        "ced",
-        "plain-16",
-        "nopt",
-        "plain-256",
-        "classifier",
-        "two-stage",
-    )
-    families = ("mix", "pn", "large", "large-lora", "distilled", "soup", "pn-rows-8", "mix-rows-2", "plain-1024")
-    main = ("slm", "ours", "stacked", "plain-64", "dsir", "nopt")
-    ablations = tuple(name for name in SELECTORS if "-epochs-" in name or name.startswith("ours-"))
+    contest = ("slm", "stacked", "ced", "ours", "plain-64", "dsir", "plain-256", "classifier", "nopt")
+    families = ("mix", "pn", "large", "large-lora", "distilled", "soup")
+    ablations = [name for name in SELECTORS if name not in contest]
     out = [Row(method=method, target=target) for method in contest for target in targets]
     out += [Row(method=method, target=target) for method in families for target in targets]
     out += [
-        Row(method=method, target=target, size=size)
-        for size in ("1:30", "1:100")
-        for method in ("slm", "nopt", "ours", "stacked", "plain-64", "mix", "pn", "large")
+        Row(method=method, target=target, seed=seed)
+        for seed in range(1, seeds)
+        for method in contest
         for target in targets
     ]
     out += [
-        Row(method=method, target=target, size=smallest, seed=seed)
-        for seed in range(1, seeds)
-        for method in main
+        Row(method=method, target=target, size=size)
+        for size in ("1:30", "1:100")
+        for method in ("slm", "nopt", "ours", "stacked", "ced", "plain-64", "mix", "pn", "large")
         for target in targets
     ]
-    return out + [Row(method=method, target=target) for method in ablations for target in targets]
+    return out + [
+        Row(method=method, target=target, seed=seed)
+        for method in ablations
+        for target in targets
+        for seed in range(seeds)
+    ]

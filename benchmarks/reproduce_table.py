@@ -1,127 +1,113 @@
 """The reproduction as tables and plots: bits a byte on test documents, macro over targets, with paired intervals.
 
-A difference between two methods is taken document by document: documents of each target are drawn with replacement, all
-targets and seeds that both methods have are averaged, each target with equal weight. What the interval holds is the
-choice of test documents; seeds are averaged over, not drawn, because there are three at most.
+A difference between two methods is taken document by document and seed by seed: all targets and seeds that both methods
+have are averaged, each target with equal weight. Its interval is of the mean over seeds: documents of each target are
+drawn with replacement, and the noise of the seeds is added, a Student's t with the deviation of the paired differences
+around the mean of their target, all targets together. Where no target has two seeds the interval holds the choice of
+test documents alone, which the tables say. Rows that share a pretrained model (those of `slm`) are not independent
+between targets, as this takes them to be.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from reproduce_records import AFTER, BEFORE, Records, Results
 from reproduce_rows import Row
 
-from catalog.catalog import Catalog
-from catalog.lineage import ancestors
-from catalog.tables import read_table
-
-BEFORE, AFTER = "before", "after"
-DRAWS = 2000
+DRAWS = 4000
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Scored:
-    """A model on test documents in the order of their ids: float64[n] each."""
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Macro bits a byte of a method less those of another, with 95% interval.
 
-    bits: np.ndarray
-    num_bytes: np.ndarray
-    num_tokens: np.ndarray
+    `pairs` of rows in `targets`; `deviation` of a pair around the mean of its target (NaN where no target has two
+    seeds, and then the interval is of the documents alone).
+    """
 
-    @property
-    def bits_per_byte(self) -> float:
-        """Of all documents together."""
-        return float(self.bits.sum() / self.num_bytes.sum())
+    centre: float
+    low: float
+    high: float
+    targets: int
+    pairs: int
+    deviation: float
 
-    @property
-    def perplexity(self) -> float:
-        """Per token."""
-        return float(2 ** (self.bits.sum() / self.num_tokens.sum()))
-
-
-Results = Mapping[tuple[Row, str], Scored]  # (row, before or after)
+    def __str__(self) -> str:
+        pairs = f"{self.targets}" if self.pairs == self.targets else f"{self.targets}, {self.pairs} pairs"
+        return f"{self.centre:+.3f} [{self.low:+.3f}, {self.high:+.3f}] ({pairs})"
 
 
-def read_results(catalog: Catalog, rows: Iterable[Row]) -> Results:
-    """The scores of all rows that are there."""
-    found: dict[tuple[Row, str], Scored] = {}
-    for row in rows:
-        if row.scores not in catalog.snapshots:
-            continue
-        table = read_table(catalog.store, catalog.snapshot(row.scores).artifact("scores")).sort_by("id")
-        for model in table["model"].unique().to_pylist():
-            own = table.filter(np.array(table["model"].to_pylist()) == model)
-            found[row, AFTER if model == row.name else BEFORE] = Scored(
-                bits=own["nll_nats"].to_numpy() / np.log(2),
-                num_bytes=own["n_bytes"].to_numpy().astype(float),
-                num_tokens=own["n_tokens"].to_numpy().astype(float),
-            )
-    return found
-
-
-def difference(results: Results, one: str, other: str, *, size: str, when: str) -> tuple[float, float, float, int]:
-    """Macro bits a byte of a method less those of another, the 95% of the bootstrap, and the number of targets."""
-    pairs: dict[str, list[tuple[Scored, Scored]]] = {}
+def difference(results: Results, one: str, other: str, *, size: str, when: str) -> Difference | None:
+    """The first method less the second where both have rows of a target and seed; None where they share none."""
+    gaps: dict[str, list[np.ndarray]] = {}
+    sizes: dict[str, np.ndarray] = {}
     for (row, at), scored in results.items():
         partner = replace(row, method=other), when
         if row.method == one and row.size == size and at == when and partner in results:
-            pairs.setdefault(row.target, []).append((scored, results[partner]))
-    if not pairs:
-        return (np.nan, np.nan, np.nan, 0)
+            gaps.setdefault(row.target, []).append(scored.bits - results[partner].bits)
+            sizes[row.target] = scored.documents.num_bytes
+    if not gaps:
+        return None
+    of_pairs = {target: np.array([gap.sum() for gap in each]) / sizes[target].sum() for target, each in gaps.items()}
+    freedom = sum(len(each) - 1 for each in of_pairs.values())
+    spread = sum(((each - each.mean()) ** 2).sum() for each in of_pairs.values())
+    deviation = float(np.sqrt(spread / freedom)) if freedom else np.nan
     draws = np.zeros(DRAWS)
-    centre = 0.0
-    for number, (_, seeds) in enumerate(sorted(pairs.items())):
-        gap = np.mean([a.bits - b.bits for a, b in seeds], axis=0)
-        size_of = seeds[0][0].num_bytes
-        chosen = np.random.default_rng(number).integers(len(gap), size=(DRAWS, len(gap)))
-        draws += gap[chosen].sum(1) / size_of[chosen].sum(1) / len(pairs)
-        centre += gap.sum() / size_of.sum() / len(pairs)
+    for number, (target, each) in enumerate(sorted(gaps.items())):
+        draw, gap, size_of = np.random.default_rng(number), np.mean(each, axis=0), sizes[target]
+        chosen = draw.integers(len(gap), size=(DRAWS, len(gap)))
+        drawn = gap[chosen].sum(1) / size_of[chosen].sum(1)
+        noise = draw.standard_t(freedom, DRAWS) * deviation / np.sqrt(len(each)) if freedom else 0.0
+        draws += (drawn + noise) / len(gaps)
     low, high = np.quantile(draws, [0.025, 0.975])
-    return (float(centre), float(low), float(high), len(pairs))
+    return Difference(
+        centre=float(np.mean([each.mean() for each in of_pairs.values()])),
+        low=float(low),
+        high=float(high),
+        targets=len(gaps),
+        pairs=sum(len(each) for each in gaps.values()),
+        deviation=deviation,
+    )
 
 
-def print_tables(catalog: Catalog, rows: Sequence[Row], *, baseline: str) -> None:
+def print_tables(records: Records, rows: Sequence[Row], *, baseline: str) -> None:
     """Everything that there is, in Markdown, each method beside the method `baseline`."""
-    results = read_results(catalog, rows)
+    results = records.results(rows)
+    there = list(dict.fromkeys(row for row, _ in results))
     targets = list(dict.fromkeys(row.target for row in rows))
-    for size in dict.fromkeys(row.size for row in rows):
-        if any(row.size == size for row, _ in results):
-            _print_size(results, size, targets, list(dict.fromkeys(row.method for row in rows)), baseline)
-    _print_costs(catalog, [row for row in rows if row.scores in catalog.snapshots])
-    _print_gains(catalog, rows, targets)
-    seconds = [run.seconds for run in catalog.runs.values()]
-    print(f"\n{len({row for row, _ in results})} of {len(rows)} rows; {sum(seconds) / 3600:.1f} hours of steps in all")
+    for size in dict.fromkeys(row.size for row in there):
+        _print_size(results, size, targets, list(dict.fromkeys(row.method for row in rows)), baseline)
+    _print_costs(records, there)
+    _print_gains(records, there, targets)
+    made = Counter(
+        ", ".join(records.lines[row]["made"][key] for key in ("processor", "precision", "torch")) for row in there
+    )
+    print(f"\n{len(there)} of {len(rows)} rows, made on: {'; '.join(f'{n} {what}' for what, n in made.items())}")
 
 
-def _print_costs(catalog: Catalog, there: Sequence[Row]) -> None:
+def _print_costs(records: Records, there: Sequence[Row]) -> None:
     """TFLOP of training that the first row of each method took, and seconds of its other steps, on one thread."""
     print("\nCost at 1:1000, of one target and seed. TFLOP: tokens up to the step kept.\n")
     print("| method | TFLOP shared by a pool's targets | TFLOP of each target | seconds of selecting and packing |")
     print("| --- | ---: | ---: | ---: |")
     for method in dict.fromkeys(row.method for row in there if row.size == "1:1000"):
         row = next(each for each in there if each.method == method and each.size == "1:1000")
-        shared, own, seconds = 0.0, 0.0, 0.0
-        for each in ancestors(catalog, catalog.snapshot(row.name)):
-            run, summary = catalog.computed_by(each), each.contents.summary
-            if run.step in ("pretrain", "finetune"):
-                work = summary["tokens"] * summary["flops_per_token"] / 1e12
-                shared, own = (shared, own + work) if each.name.startswith(row.target) else (shared + work, own)
-            elif each.name.startswith(f"{replace(row, seed=0).name}-"):
-                seconds += run.seconds
-        print(f"| {method} | {shared:,.0f} | {own:,.0f} | {seconds:,.0f} |")
+        cost = records.lines[row]["cost"]
+        print(f"| {method} | {cost['shared']:,.0f} | {cost['own']:,.0f} | {cost['seconds']:,.0f} |")
 
 
-def _print_gains(catalog: Catalog, rows: Sequence[Row], targets: Sequence[str]) -> None:
+def _print_gains(records: Records, there: Sequence[Row], targets: Sequence[str]) -> None:
     """What held-out target documents gain by each mixture over cells, at the level that it chose."""
     found = {}
-    for row in rows:
-        if row.size == "1:1000" and row.seed == 0 and row.mixture in catalog.snapshots:
-            summary = catalog.snapshot(row.mixture).contents.summary
-            for level in summary.get("levels", ()):
-                if level["cells"] == summary["resolution"]:
-                    found[row.method, row.target] = f"{level['gain']:.2f} ± {level['error']:.2f} ({level['cells']})"
+    for row in there:
+        if row.size == "1:1000" and row.seed == 0 and records.lines[row]["gain"]:
+            gain, error, cells = records.lines[row]["gain"]
+            found[row.method, row.target] = f"{gain:.2f} ± {error:.2f} ({cells})"
     print("\nGain of held-out target documents over the pool, nats a window, 1:1000; in brackets the cells chosen.\n")
     print(f"| method | {' | '.join(target.replace('_', ' ') for target in targets)} |")
     print("| --- |" + " ---: |" * len(targets))
@@ -132,49 +118,52 @@ def _print_gains(catalog: Catalog, rows: Sequence[Row], targets: Sequence[str]) 
 def _print_size(results: Results, size: str, targets: Sequence[str], methods: Sequence[str], baseline: str) -> None:
     print(f"\nTarget to pretraining tokens {size}. Bits a byte before / after fine-tuning; mean of the seeds given.\n")
     names = " | ".join(target.replace("_", " ") for target in targets)
-    print(f"| method | {names} | seeds | to {baseline}, before | to {baseline}, after |")
-    print("| --- |" + " ---: |" * (len(targets) + 3))
+    print(f"| method | {names} | rows | to {baseline}, before | to {baseline}, after | seeds, after |")
+    print("| --- |" + " ---: |" * (len(targets) + 4))
     for method in methods:
-        own = [row for row, _ in results if row.method == method and row.size == size]
+        own = list(dict.fromkeys(row for row, _ in results if row.method == method and row.size == size))
         if not own:
             continue
         cells = " | ".join(_cell(results, own, target) for target in targets)
-        seeds = max(len({row.seed for row in own if row.target == target}) for target in targets)
-        gaps = " | ".join(_gap(difference(results, method, baseline, size=size, when=when)) for when in (BEFORE, AFTER))
-        print(f"| {method} | {cells} | {seeds} | {gaps} |")
+        gaps = [difference(results, method, baseline, size=size, when=when) for when in (BEFORE, AFTER)]
+        spread = f"{gaps[1].deviation:.3f}" if gaps[1] and gaps[1].deviation > 0 else ""
+        told = " | ".join(str(gap or "") for gap in gaps) if method != baseline else " | "
+        print(f"| {method} | {cells} | {len(own)} | {told} | {spread} |")
 
 
 def _cell(results: Results, own: Sequence[Row], target: str) -> str:
     parts = []
     for when in (BEFORE, AFTER):
-        scored = [results[row, when] for row in dict.fromkeys(own) if row.target == target and (row, when) in results]
+        scored = [results[row, when] for row in own if row.target == target and (row, when) in results]
         found = [each.bits_per_byte for each in scored]
         parts.append(f"{np.mean(found):.3f}" if found else "")
     return " / ".join(parts).strip(" /")
 
 
-def _gap(gap: tuple[float, float, float, int]) -> str:
-    centre, low, high, count = gap
-    return f"{centre:+.3f} [{low:+.3f}, {high:+.3f}] ({count})" if count else ""
-
-
-def write_plots(catalog: Catalog, rows: Sequence[Row], folder: Path, *, baseline: str) -> None:
+def write_plots(records: Records, rows: Sequence[Row], folder: Path, *, baseline: str) -> None:
     """`before-after.svg`: each method's macro bits a byte before and after fine-tuning, one panel a size."""
     import matplotlib
 
     matplotlib.use("svg")
     import matplotlib.pyplot as plt
 
-    results = read_results(catalog, rows)
-    sizes = [size for size in dict.fromkeys(row.size for row in rows) if any(row.size == size for row, _ in results)]
+    results = records.results(rows)
+    sizes = list(dict.fromkeys(row.size for row, _ in results))
     figure, axes = plt.subplots(1, len(sizes), figsize=(5 * len(sizes), 4), squeeze=False)
     for axis, size in zip(axes[0], sizes, strict=True):
         for method in dict.fromkeys(row.method for row in rows):
-            gaps = [difference(results, method, baseline, size=size, when=when) for when in (BEFORE, AFTER)]
-            if all(gap[3] for gap in gaps):
-                (before, *_), (after, low, high, _) = gaps
-                axis.errorbar(before, after, yerr=[[after - low], [high - after]], fmt="o", capsize=2)
-                axis.annotate(method, (before, after), textcoords="offset points", xytext=(4, 4), fontsize=8)
+            before, after = (difference(results, method, baseline, size=size, when=when) for when in (BEFORE, AFTER))
+            if before and after:
+                axis.errorbar(
+                    before.centre,
+                    after.centre,
+                    yerr=[[after.centre - after.low], [after.high - after.centre]],
+                    fmt="o",
+                    capsize=2,
+                )
+                axis.annotate(
+                    method, (before.centre, after.centre), textcoords="offset points", xytext=(4, 4), fontsize=8
+                )
         axis.set(title=f"target : pretraining {size}", xlabel=f"bits a byte to {baseline}, before", ylabel="after")
         axis.axhline(0, linewidth=0.5)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,112 @@
+"""What the reproduction's table calls a row, a difference and its interval."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def _on_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def _simulated(rng: np.random.Generator, *, gap: float, noise: float, targets: int, seeds: int) -> dict[Any, Any]:
+    """Results of two methods that differ by `gap` bits a byte, each row off by its own noise; 80 documents a target."""
+    from reproduce_records import AFTER, Documents, Scored
+    from reproduce_rows import Row
+
+    found = {}
+    for target in range(targets):
+        num_bytes = rng.integers(500, 4000, 80).astype(float)
+        documents = Documents(num_bytes=num_bytes, num_tokens=num_bytes / 3, digest="")
+        plain = num_bytes * rng.normal(2.0, 0.3, 80)
+        for seed in range(seeds):
+            for method, offset in (("slm", 0.0), ("ours", gap)):
+                rate = offset + rng.normal(0, noise) + rng.normal(0, 0.02, 80)
+                row = Row(method=method, target=f"target-{target}", seed=seed)
+                found[row, AFTER] = Scored(bits=plain + num_bytes * rate, documents=documents)
+    return found
+
+
+def test_the_interval_of_three_seeds_holds_the_truth_as_often_as_it_says() -> None:
+    from reproduce_table import difference
+
+    held = 0
+    for trial in range(60):
+        results = _simulated(np.random.default_rng(trial), gap=-0.02, noise=0.02, targets=3, seeds=3)
+        found = difference(results, "ours", "slm", size="1:1000", when="after")
+        assert found is not None
+        assert (found.targets, found.pairs) == (3, 9)
+        held += found.low <= -0.02 <= found.high
+    assert held >= 53  # 57 expected; an interval of documents alone holds about 20
+
+
+def test_one_seed_gives_the_interval_of_documents_alone_and_says_so() -> None:
+    from reproduce_table import difference
+
+    results = _simulated(np.random.default_rng(1), gap=-0.1, noise=0.0, targets=2, seeds=1)
+    found = difference(results, "ours", "slm", size="1:1000", when="after")
+    assert found is not None
+    assert np.isnan(found.deviation)
+    assert found.low < -0.1 < found.high < -0.08
+
+
+def test_a_difference_needs_rows_of_the_same_target_and_seed() -> None:
+    from reproduce_records import AFTER
+    from reproduce_rows import Row
+    from reproduce_table import difference
+
+    results = _simulated(np.random.default_rng(1), gap=0.0, noise=0.0, targets=1, seeds=2)
+    del results[Row(method="slm", target="target-0", seed=0), AFTER]
+    del results[Row(method="ours", target="target-0", seed=1), AFTER]
+    assert difference(results, "ours", "slm", size="1:1000", when="after") is None
+
+
+def test_a_line_counts_while_revisions_and_sizes_are_those_of_the_code(tmp_path: Path) -> None:
+    from reproduce_records import Records
+    from reproduce_rows import REVISION, Row
+
+    from dataops.resample import Resample
+
+    row = Row(method="ours", target="law_dc_code")
+    line = {
+        "row": asdict(row),
+        "size": [1000, 10],
+        "revision": REVISION,
+        "steps": {Resample.verb: Resample.revision},
+        "before": [4.0, 8.0],
+        "after": [2.0, 4.0],
+    }
+    old = {**line, "steps": {Resample.verb: Resample.revision - 1}}
+    head = {"digest": "", "bytes": [2, 4], "tokens": [1, 2]}
+    records = Records(share=0.25, tokens=1000, params=10, folder=tmp_path)
+
+    def known(*lines: dict[str, Any]) -> dict[Row, dict[str, Any]]:
+        text = "\n".join(json.dumps(each) for each in (head, *lines))
+        (tmp_path / "law_dc_code-0.25.jsonl").write_text(text + "\n")
+        records.__dict__.pop("lines", None)
+        return records.lines
+
+    assert list(known(line)) == [row]
+    assert records.results([row])[row, "after"].bits_per_byte == pytest.approx(1.0)
+    assert not known(old)
+    assert not known({**line, "revision": REVISION - 1})
+    assert not known({**line, "size": [1000, 11]})
+
+
+def test_the_rows_kept_beside_the_benchmark_can_all_be_read() -> None:
+    from reproduce_records import RECORDS
+
+    for path in RECORDS.glob("*.jsonl"):
+        head, *lines = (json.loads(line) for line in path.read_text().splitlines())
+        for line in lines:
+            assert len(line["after"]) == len(head["bytes"]) == len(head["tokens"])
+            assert len(line["before"]) in (0, len(head["bytes"]))
