@@ -1,10 +1,10 @@
-"""Batches and learning rates: one target's stream by `weigh-stacked` and its pool, each trained in several settings.
+"""Batches, rates and optimisers: one target's stream by `weigh-stacked` and its pool, each trained in several settings.
 
-    python benchmarks/reproduce_batch.py STORE --share 0.25 --part 1 --params 1000000 --settings 16x4e-3 8x2.8e-3
+    python benchmarks/reproduce_batch.py STORE --share 0.25 --part 1 --settings muon:16x1e-2 adamw:16x4e-3
 
 STORE is that of benchmarks/reproduce.py and its share. `--part` N trains on 1/N of the store's tokens. A setting is
-rows of a step x learning rate of pretraining; fine-tuning is that of the reproduction's rows. Scores are of the
-target's validation documents. What is there is not made again.
+optimiser, rows of a step and learning rate of pretraining; fine-tuning is that of the reproduction's rows. Scores are
+of the target's validation documents. What is there is not made again.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from reproduce import make_table, start_worker, table_here
@@ -24,6 +25,7 @@ from reproduce_text import POOL_OF, TARGETS, Bench
 
 from catalog.tables import read_table
 from training.compare import Evaluate
+from training.config import OptimizerName
 from training.steps import Pretrain
 
 STREAMS = ("slm", "stacked")  # the pool as it is, and what the selector draws of it
@@ -33,6 +35,7 @@ STREAMS = ("slm", "stacked")  # the pool as it is, and what the selector draws o
 class Setting:
     """One model: `rows` a step at `rate`, on 1/`part` of the tokens."""
 
+    optimizer: OptimizerName
     rows: int
     rate: float
     part: int
@@ -42,7 +45,7 @@ class Setting:
     @property
     def name(self) -> str:
         """Part of the names of its snapshots."""
-        return f"batch-{self.params}-{self.part}-{self.rows}x{self.rate:g}".replace(".", "_")
+        return f"batch-{self.params}-{self.part}-{self.optimizer}-{self.rows}x{self.rate:g}".replace(".", "_")
 
 
 def bits(setting: Setting, target: str) -> list[float]:
@@ -51,6 +54,7 @@ def bits(setting: Setting, target: str) -> list[float]:
     step = Pretrain(
         tokens=table.tokens // setting.part,
         params=setting.params,
+        optimizer=setting.optimizer,
         batch_rows=setting.rows,
         learning_rate=setting.rate,
     )
@@ -66,14 +70,21 @@ def bits(setting: Setting, target: str) -> list[float]:
 
 
 def lines(settings: list[Setting], found: list[list[float]]) -> Iterator[str]:
-    """Rows of the Markdown table: one for each batch and rate."""
-    by_setting = {(each.rows, each.rate, each.method): values for each, values in zip(settings, found, strict=True)}
-    for rows, rate in dict.fromkeys((each.rows, each.rate) for each in settings):
-        (plain, plain_tuned), (drawn, drawn_tuned) = (by_setting[rows, rate, method] for method in STREAMS)
+    """Rows of the Markdown table: one for each setting, of which `settings` holds both streams."""
+    for at in range(0, len(settings), len(STREAMS)):
+        (plain, plain_tuned), (drawn, drawn_tuned) = found[at : at + len(STREAMS)]
+        each = settings[at]
         yield (
-            f"| {rows} | {rate:g} | {plain:.3f} / {plain_tuned:.3f} | {drawn:.3f} / {drawn_tuned:.3f} "
-            f"| {plain - drawn:+.3f} / {plain_tuned - drawn_tuned:+.3f} |"
+            f"| {each.optimizer} | {each.rows} | {each.rate:g} | {plain:.3f} / {plain_tuned:.3f} "
+            f"| {drawn:.3f} / {drawn_tuned:.3f} | {plain - drawn:+.3f} / {plain_tuned - drawn_tuned:+.3f} |"
         )
+
+
+def _read(text: str) -> tuple[OptimizerName, list[str]]:
+    optimizer, _, batch = text.partition(":")
+    if optimizer not in get_args(OptimizerName):
+        raise SystemExit(f"{text!r}: expected OPTIMISER:ROWSxRATE, such as muon:16x1e-2")
+    return optimizer, batch.split("x")
 
 
 def main() -> None:
@@ -83,23 +94,29 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0)
     parser.add_argument("--part", type=int, default=1)
     parser.add_argument("--params", type=int, default=1_000_000)
-    parser.add_argument("--settings", nargs="+", default=["16x4e-3"], metavar="ROWSxRATE")
+    parser.add_argument("--settings", nargs="+", default=["muon:16x1e-2"], metavar="OPTIMISER:ROWSxRATE")
     parser.add_argument("--target", choices=TARGETS, default=TARGETS[0])
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
     table = make_table(Bench(folder=options.store, share=options.share))
-    pairs = [text.split("x") for text in options.settings]
     wanted = [
-        Setting(rows=int(rows), rate=float(rate), part=options.part, params=options.params, method=method)
-        for rows, rate in pairs
+        Setting(
+            optimizer=optimizer,
+            rows=int(rows),
+            rate=float(rate),
+            part=options.part,
+            params=options.params,
+            method=method,
+        )
+        for optimizer, (rows, rate) in (_read(text) for text in options.settings)
         for method in STREAMS
     ]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.processes, context, initializer=start_worker, initargs=(table,)) as pool:
         found = list(pool.map(bits, wanted, repeat(options.target)))
     print(f"{table.tokens // options.part:,} tokens, {options.params:,} parameters, {options.target}\n")
-    print("| rows of a step | learning rate | pool, before / after | drawn, before / after | gain |")
-    print("| ---: | ---: | ---: | ---: | ---: |")
+    print("| optimiser | rows of a step | learning rate | pool, before / after | drawn, before / after | gain |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
     print("\n".join(lines(wanted, found)))
 
 

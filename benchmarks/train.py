@@ -65,9 +65,14 @@ def made_up_pack(path: Path) -> Path:
 
 
 def settings(steps: int) -> TrainConfig:
-    """Ours, with the batch of the peers in one piece."""
+    """Ours, with the optimiser of the peers and their batch in one piece."""
     return TrainConfig(
-        tokens=ROWS * CONTEXT * steps, batch_rows=ROWS, micro_batch_rows=ROWS, checkpoint_every=10**9, decay_share=0.0
+        tokens=ROWS * CONTEXT * steps,
+        batch_rows=ROWS,
+        micro_batch_rows=ROWS,
+        optimizer="adamw",
+        checkpoint_every=10**9,
+        decay_share=0.0,
     )
 
 
@@ -198,7 +203,11 @@ def on_ray(pack: Path, options: argparse.Namespace) -> None:
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     model, steps = sized(1_000_000, vocab_size=VOCAB, context=CONTEXT), 30
     train = TrainConfig(
-        tokens=ROWS * CONTEXT * steps, batch_rows=ROWS, micro_batch_rows=ROWS // 2, checkpoint_every=10**9
+        tokens=ROWS * CONTEXT * steps,
+        batch_rows=ROWS,
+        micro_batch_rows=ROWS // 2,
+        optimizer="adamw",
+        checkpoint_every=10**9,
     )
     times: dict[str, Times] = {}
     kinds = (("here, 2 threads", 0, 2), ("Ray Train, 2 threads", 1, 2), ("Ray Train, 2 workers of 1", 2, 1))

@@ -147,7 +147,7 @@ def _training(plan: Plan) -> list[Stated]:
     every = (*MODELS, *tuned, "target-only", *served)
     own = {"family": plan.family} if plan.family == "recurrent" else {}
     size, alone = _sized(plan, tokens), _sized(plan, max(1, tokens // TARGET_ONLY_SHARE))
-    alone["evaluate_every"] = ROWS_PER_LOOK // alone["batch_rows"]
+    alone |= {"evaluate_every": ROWS_PER_LOOK // alone["batch_rows"], "optimizer": TrainConfig.optimizer}
     return [
         *(stated(name, "pretrain", f"{name}-packs", **size, **own) for name in MODELS),
         stated("target-only", "finetune", "target-packs", "validation", **alone),

@@ -21,7 +21,7 @@ Sharding = Literal["replicated", "sharded"]
 Compile = Literal["auto", "on", "off"]
 
 _ASPECT = 40  # hidden size per layer that `sized` aims at
-_FEWEST_STEPS = 1500
+_FEWEST_STEPS = 750
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +166,7 @@ _CHOICES = {
 def batch_rows_for(tokens: int, *, context: int) -> int:
     """Rows of an optimiser step in a run of so many tokens: the usual number, or less to leave `_FEWEST_STEPS` steps.
 
-    A power of two. With fewer steps a model has not come far enough for what it reads to matter: docs/decisions.md has
+    A power of two. With fewer steps a model may not come far enough for what it reads to matter: docs/decisions.md has
     the batches that were tried. Where tokens are plenty a larger batch may be worth its speed (2410.21676).
     """
     most = min(TrainConfig.batch_rows, tokens // (_FEWEST_STEPS * context))
@@ -200,7 +200,7 @@ class TrainConfig:
     tokens: int
     batch_rows: int = 16
     micro_batch_rows: int = 8
-    learning_rate: float = 4e-3
+    learning_rate: float = 1e-2
     min_learning_rate_ratio: float = 0.0
     warmup_share: float = 0.05
     decay_share: float = 0.4
@@ -212,7 +212,7 @@ class TrainConfig:
     seed: int = 0
     precision: Precision = "auto"
     determinism: Determinism = "run"
-    optimizer: OptimizerName = "adamw"
+    optimizer: OptimizerName = "muon"
     sharding: Sharding = "replicated"
     compile: Compile = "auto"
     gradient_checkpointing: bool = field(default=False, compare=False)
@@ -232,7 +232,9 @@ class TrainConfig:
         if self.determinism == "bitwise" and self.sharding == "sharded":
             raise ValueError("determinism bitwise needs whole gradients on every rank: sharding must be replicated")
         if self.optimizer == "muon" and self.sharding == "sharded":
-            raise ValueError("optimizer muon needs whole matrices on every rank: sharding must be replicated")
+            raise ValueError(
+                "optimizer muon needs whole matrices on every rank: sharding must be replicated, or optimizer adamw"
+            )
         if not 0 <= self.warmup_share <= 1 - self.decay_share:
             raise ValueError(
                 f"warmup_share {self.warmup_share} and decay_share {self.decay_share} exceed the whole run"

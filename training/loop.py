@@ -113,7 +113,7 @@ def train(
     prepare(model, config, context, flops=flops)
     run = _Run(
         model=model,
-        optimizer=build_optimizer(model, config, width_scale=model.config.width_scale),
+        optimizer=build_optimizer(model, config, width_scale=model.config.width_scale, dtype=dtype),
         config=config,
         dtype=dtype,
         context=context,

@@ -15,6 +15,7 @@ from torch import nn
 
 from training.blocks import cut_like, whole
 from training.config import TrainConfig
+from training.muon import Muon
 
 
 def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
@@ -47,26 +48,27 @@ def adamw(model: nn.Module, config: TrainConfig, *, width_scale: float = 1.0) ->
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig, *, width_scale: float = 1.0) -> Optimizer:
-    """What `config.optimizer` names."""
+def build_optimizer(
+    model: nn.Module, config: TrainConfig, *, width_scale: float = 1.0, dtype: torch.dtype = torch.float32
+) -> Optimizer:
+    """What `config.optimizer` names; `dtype` is that of the products of training."""
     if config.optimizer == "muon":
-        return MuonWithAdamW(model, config, width_scale=width_scale)
+        return MuonWithAdamW(model, config, width_scale=width_scale, dtype=dtype)
     return adamw(model, config, width_scale=width_scale)
 
 
 class MuonWithAdamW:
-    """Muon (Newton-Schulz on the momentum; Jordan 2024) for the matrices inside blocks, AdamW for everything else.
+    """Muon for the matrices inside blocks, banks of them too, and AdamW for everything else.
 
-    Updates of Muon are scaled to the size of AdamW's (arXiv 2502.16982), so one learning rate and one decay serve both.
-    Moments: one a matrix where AdamW has two.
+    One learning rate and one decay serve both. Moments: one a matrix where AdamW has two.
     """
 
-    def __init__(self, model: nn.Module, config: TrainConfig, *, width_scale: float):
+    def __init__(self, model: nn.Module, config: TrainConfig, *, width_scale: float, dtype: torch.dtype):
         rest = adamw(model, config, width_scale=width_scale)
         inner = {
             parameter
             for name, parameter in model.named_parameters()
-            if parameter.ndim == 2 and ".layers." in name and not name.endswith(("experts", "mixing"))
+            if parameter.ndim >= 2 and ".layers." in name and not name.endswith(("experts", "mixing"))
         }
         groups = []
         for group in rest.param_groups:
@@ -74,7 +76,7 @@ class MuonWithAdamW:
             group["params"] = [parameter for parameter in group["params"] if parameter not in inner]
             if mine:
                 groups.append({"params": mine, "weight_decay": group["weight_decay"], "scale": group["scale"]})
-        muon = torch.optim.Muon(groups, lr=config.learning_rate, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+        muon = Muon(groups, learning_rate=config.learning_rate, dtype=dtype)
         self._parts: tuple[torch.optim.Optimizer, ...] = (muon, rest)
         self._owner = {p: part for part in self._parts for group in part.param_groups for p in group["params"]}
         self.state = _JoinedState(self._owner)

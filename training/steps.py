@@ -43,7 +43,7 @@ class Pretrain:
     """
 
     verb: ClassVar[str] = "pretrain"
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
 
     tokens: int
     params: int = 1_000_000
@@ -52,14 +52,14 @@ class Pretrain:
     banks: int = 8
     qk_norm: bool = False
     mup_width: int = 0
-    learning_rate: float = 4e-3
+    learning_rate: float = 1e-2
     batch_rows: int = 16
     seed: int = 0
     threads: int = 1
     micro_batch_rows: int = 8
     ranks: int = 1
     determinism: Determinism = "run"
-    optimizer: OptimizerName = "adamw"
+    optimizer: OptimizerName = "muon"
     checkpoint_every: int = field(default=250, compare=False)
     price_per_hour: float = field(default=0.0, compare=False)
 

@@ -88,7 +88,7 @@ def test_muon_keeps_one_moment_of_a_matrix_inside_a_block_and_adamw_two_of_the_r
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     kept = optimizer_tensors(model, optimizer)
-    assert "model.layers.0.mlp.up_proj.weight.momentum_buffer" in kept
+    assert "model.layers.0.mlp.up_proj.weight.momentum" in kept
     assert {name.rpartition(".")[2] for name in kept if "embed" in name or "norm" in name} == {"exp_avg", "exp_avg_sq"}
     assert len(kept) == sum(1 if ".layers." in n and p.ndim == 2 else 2 for n, p in model.named_parameters())
     other = build_optimizer(model, config)

@@ -36,7 +36,7 @@ def test_initialisation_depends_on_the_seed_alone(shape):
     assert not torch.equal(first.state_dict()[name], other.state_dict()[name])
 
 
-@pytest.mark.parametrize("wrong", [{"determinism": "bitwise"}, {"optimizer": "muon"}])
+@pytest.mark.parametrize("wrong", [{"determinism": "bitwise", "optimizer": "adamw"}, {"optimizer": "muon"}])
 def test_what_needs_whole_tensors_is_refused_with_sharding(wrong):
     with pytest.raises(ValueError, match="sharding must be replicated"):
         TrainConfig(tokens=1, sharding="sharded", **wrong)
@@ -53,7 +53,7 @@ def test_the_branch_is_the_last_step_at_the_full_rate():
 
 
 @pytest.mark.parametrize(
-    ("tokens", "rows"), [(1, 1), (384_000, 1), (1_536_000, 4), (2_500_000, 4), (3_072_000, 8), (10**10, 16)]
+    ("tokens", "rows"), [(1, 1), (384_000, 2), (1_536_000, 8), (2_500_000, 8), (3_072_000, 16), (10**10, 16)]
 )
 def test_a_batch_leaves_enough_steps(tokens: int, rows: int) -> None:
     assert batch_rows_for(tokens, context=256) == rows
@@ -61,4 +61,4 @@ def test_a_batch_leaves_enough_steps(tokens: int, rows: int) -> None:
 
 
 def test_the_rate_follows_the_root_of_the_batch() -> None:
-    assert [rate_for(rows) for rows in (64, 16, 8, 4, 1)] == [0.008, 0.004, 0.00283, 0.002, 0.001]
+    assert [rate_for(rows) for rows in (64, 16, 8, 4, 1)] == [0.02, 0.01, 0.00707, 0.005, 0.0025]

@@ -22,7 +22,7 @@ from training.finetune import finetune
 from training.folder import read_model
 from training.loop import Diverged
 from training.model import IGNORED, Llama, targets
-from training.optim import adamw, learning_rate
+from training.optim import build_optimizer, learning_rate
 from training.order import Order
 from training.pretrain import MixtureChange, pretrain
 from training.telemetry import follow, read_metrics
@@ -44,7 +44,7 @@ def finished(tmp_path_factory, pack, shape, settings, local):
 def test_the_loop_equals_a_naive_loop_over_whole_batches(pack, shape, settings, finished):
     packs, network = Packs([pack]), Llama(shape)
     network.initialise(settings.seed)
-    optimizer = adamw(network, settings)
+    optimizer = build_optimizer(network, settings)
     order = Order(packs.rows_per_cell, None, seed=settings.seed)
     for step in range(20):
         drawn = order.samples(step * 8, step * 8 + 8)

@@ -20,6 +20,12 @@ from training.model import IGNORED, Llama, layout, targets
 from training.objective import MicroBatch, next_token
 
 
+@pytest.fixture(scope="module")
+def settings(settings):
+    """Those of fine-tuning, whose optimiser is AdamW."""
+    return replace(settings, optimizer="adamw")
+
+
 def drawn(shape, seed):
     network = Llama(shape)
     network.initialise(seed)

@@ -187,7 +187,7 @@ def launch(folder, given, *, world_size):
 def test_two_sharded_processes_train_as_one_and_their_checkpoint_goes_on_with_one(
     tmp_path, pack, shape, settings, local
 ):
-    train = dataclasses.replace(settings, sharding="sharded", keep_every=6, trackers=())
+    train = dataclasses.replace(settings, sharding="sharded", optimizer="adamw", keep_every=6, trackers=())
     one = pretrain([pack], weights=None, model=shape, train=train, run_dir=tmp_path / "one", context=local)
     given = {
         "pack": str(pack),
