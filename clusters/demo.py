@@ -15,7 +15,7 @@ from catalog.fingerprint import fingerprint
 from clusters.console import Console, duration
 from clusters.specialize import Plan, recipe_for, run_and_export
 
-DEMO_TOKENS = 2_000_000
+DEMO_TOKENS = 1_600_000
 QUICK_TOKENS = 250_000
 PARAMS = 1_000_000
 

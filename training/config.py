@@ -21,7 +21,7 @@ Sharding = Literal["replicated", "sharded"]
 Compile = Literal["auto", "on", "off"]
 
 _ASPECT = 40  # hidden size per layer that `sized` aims at
-_FEWEST_STEPS = 750
+_FEWEST_STEPS = 375
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,7 +53,7 @@ def test_the_branch_is_the_last_step_at_the_full_rate():
 
 
 @pytest.mark.parametrize(
-    ("tokens", "rows"), [(1, 1), (384_000, 2), (1_536_000, 8), (2_500_000, 8), (3_072_000, 16), (10**10, 16)]
+    ("tokens", "rows"), [(1, 1), (250_000, 2), (384_000, 4), (800_000, 8), (1_600_000, 16), (10**10, 16)]
 )
 def test_a_batch_leaves_enough_steps(tokens: int, rows: int) -> None:
     assert batch_rows_for(tokens, context=256) == rows
