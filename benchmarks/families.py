@@ -44,7 +44,7 @@ from training.expert import Project
 from training.family import Decoder, Family, Projected, Recurrent, Soup
 from training.folder import model_config, read_model
 from training.model import Llama, layout, targets
-from training.optim import adamw, set_rate
+from training.optim import build_optimizer, set_rate
 from training.steps import Finetune, Pretrain
 
 CORPORA = Path(__file__).parents[2] / "shared" / "corpora"
@@ -53,7 +53,7 @@ TARGET = {"medical_qa": 1500}
 CELLS, BANKS, CONTEXT, VOCAB = 8, 8, 256, 4096
 LONGER = "decoder-longer"
 KINDS = ("decoder", LONGER, "recurrent", "projected", "soup", "mixture")
-COST = 1.17  # step of a projected network to that of a decoder, the most of the runs in docs/decisions.md
+COST = 1.17  # step of a projected network to that of a decoder, the most of the runs in docs/decisions.md, by AdamW
 TURNS, WARM_UP, ROWS, MICRO = 9, 2, 16, 8
 
 CHILD = """
@@ -173,7 +173,7 @@ def step_times(params: int, threads: int) -> dict[str, list[float]]:
     for kind, family in families.items():
         network = Llama(replace(shape, family=family))
         network.initialise(0)
-        networks[kind] = network, adamw(network, settings)
+        networks[kind] = network, build_optimizer(network, settings, dtype=dtype)
     times: dict[str, list[float]] = {kind: [] for kind in families}
     for _ in range(TURNS):
         for kind, (network, optimizer) in networks.items():

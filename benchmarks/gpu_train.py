@@ -1,6 +1,6 @@
 """Tokens a second and MFU on one GPU: 124M parameters, context 1024, bf16, compiled; no ray, no store.
 
-    python benchmarks/gpu_train.py [--params 124] [--rows 32] [--steps 60] [--eager]
+    python benchmarks/gpu_train.py [--params 124] [--rows 32] [--steps 60] [--eager] [--optimizer muon]
 
 NOT YET RUN ON A GPU: none was at hand when it was written; on a CPU it says so and stops. It trains made-up rows
 through the same `train` loop as everything else, reads the first steps as start-up (compilation apart), and prints the
@@ -15,12 +15,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
 
 from catalog.pack import PackFormat, Packs, write_pack
-from training.config import TrainConfig, sized
+from training.config import OptimizerName, TrainConfig, sized
 from training.context import LocalContext
 from training.loop import train
 from training.model import Llama
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--params", type=int, default=124, help="millions")
     parser.add_argument("--rows", type=int, default=32, help="rows of 1024 tokens a step, in one piece")
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--optimizer", choices=get_args(OptimizerName), default=TrainConfig.optimizer)
     parser.add_argument("--eager", action="store_true")
     options = parser.parse_args()
     if not torch.cuda.is_available():
@@ -61,6 +63,7 @@ def main() -> None:
         batch_rows=options.rows,
         micro_batch_rows=options.rows,
         precision="bf16",
+        optimizer=options.optimizer,
         compile="off" if options.eager else "on",
         checkpoint_every=10**9,
         trackers=(),

@@ -1,9 +1,10 @@
 """The method's table on real text: every way of making a small specialized model, before and after fine-tuning.
 
     python benchmarks/reproduce.py --store STORE --hours 2    makes rows until the time is over; then the same goes on
-    python benchmarks/reproduce.py                            prints the table of what there is
+    python benchmarks/reproduce.py --share 0.25               prints the table of what there is
     python benchmarks/reproduce.py --plots FOLDER             and draws it (extra [bench])
-    --share 0.25                                              a quarter of pool and tokens: 4 minutes a row, not 14
+
+`--share 0.25` is a quarter of pool and tokens: 4 minutes a row, not 14, on a processor with bf16.
 
 Text is looked for in ../shared/corpora beside the checkout. A row is a chain of snapshots in STORE: finished ones are
 never made again, and a row that was cut off goes on from its last checkpoint. What came of it is written down in
@@ -22,7 +23,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import replace
 from pathlib import Path
 
-from reproduce_records import Records
+from reproduce_records import Records, code_here
 from reproduce_rows import METHODS, STEP_TOKENS, Row, Table, rows
 from reproduce_table import print_tables, write_plots
 from reproduce_text import CORPORA, SIZES, TARGETS, Bench, curated
@@ -60,7 +61,7 @@ def make_row(row: Row) -> float:
 def make_rows(table: Table, wanted: list[Row], records: Records, *, hours: float, processes: int) -> None:
     """Make rows in their order until `hours` have passed; the ones begun by then are finished, and one may fail."""
     stop, context = time.monotonic() + hours * 3600, multiprocessing.get_context("spawn")
-    waiting = [row for row in wanted if row not in records.lines]
+    waiting, code = [row for row in wanted if row not in records.lines], code_here()
     failed: list[Row] = []
     print(f"{len(wanted) - len(waiting)} of {len(wanted)} rows are there", flush=True)
     with ProcessPoolExecutor(processes, mp_context=context, initializer=start_worker, initargs=(table,)) as pool:
@@ -74,7 +75,10 @@ def make_rows(table: Table, wanted: list[Row], records: Records, *, hours: float
             for future in done:
                 row, error = running.pop(future), future.exception()
                 if not error:
-                    records.add(table, row)
+                    try:
+                        records.add(table, row, code)
+                    except ValueError as refused:
+                        error = refused
                 said = f"failed: {error}" if error else f"{future.result():,.0f} s"
                 print(f"{time.strftime('%H:%M:%S')} {row.name}: {said}", flush=True)
                 failed += [row] * bool(error)
@@ -107,6 +111,8 @@ def main() -> None:
     parser.add_argument("--to", choices=METHODS, default="slm", help="the method that the table compares with")
     parser.add_argument("--plots", type=Path)
     options = parser.parse_args()
+    if options.store and options.plots:
+        parser.error("--store makes rows, --plots draws those that are there: one at a time")
     wanted = [
         row
         for row in rows(tuple(options.targets), seeds=options.seeds)
@@ -118,6 +124,8 @@ def main() -> None:
         table = make_table(Bench(folder=options.store, share=options.share), steps=options.steps, params=options.params)
         make_rows(table, wanted, records, hours=options.hours, processes=options.processes)
         return
+    if not any(row in records.lines for row in wanted):
+        sys.exit(f"{records.folder} has none of these rows at --share {options.share:g}: make some with --store")
     print_tables(records, wanted, baseline=options.to)
     if options.plots:
         write_plots(records, wanted, options.plots, baseline=options.to)

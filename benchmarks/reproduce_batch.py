@@ -1,9 +1,9 @@
 """Batches, rates and optimisers: one target's stream by `weigh-stacked` and its pool, each trained in several settings.
 
-    python benchmarks/reproduce_batch.py STORE --share 0.25 --part 1 --settings muon:16x1e-2 adamw:16x4e-3
+    python benchmarks/reproduce_batch.py STORE --share 0.25 --part 1 --settings muon:1e-2x16 adamw:4e-3x16
 
 STORE is that of benchmarks/reproduce.py and its share. `--part` N trains on 1/N of the store's tokens. A setting is
-optimiser, rows of a step and learning rate of pretraining; fine-tuning is that of the reproduction's rows. Scores are
+optimiser, learning rate and rows of a step of pretraining; fine-tuning is that of the reproduction's rows. Scores are
 of the target's validation documents. What is there is not made again.
 """
 
@@ -24,16 +24,18 @@ from reproduce_rows import Row
 from reproduce_text import POOL_OF, TARGETS, Bench
 
 from catalog.tables import read_table
+from clusters.tuning import parse_setting
 from training.compare import Evaluate
 from training.config import OptimizerName
 from training.steps import Pretrain
+from training.tune import Setting as Learning
 
 STREAMS = ("slm", "stacked")  # the pool as it is, and what the selector draws of it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One model: `rows` a step at `rate`, on 1/`part` of the tokens."""
+    """One model: `rows` a step at `rate` by `optimizer`, on 1/`part` of the tokens."""
 
     optimizer: OptimizerName
     rows: int
@@ -80,11 +82,12 @@ def lines(settings: list[Setting], found: list[list[float]]) -> Iterator[str]:
         )
 
 
-def _read(text: str) -> tuple[OptimizerName, list[str]]:
-    optimizer, _, batch = text.partition(":")
+def parse(text: str) -> tuple[OptimizerName, Learning]:
+    """`muon:1e-2x16`."""
+    optimizer, _, learning = text.partition(":")
     if optimizer not in get_args(OptimizerName):
-        raise SystemExit(f"{text!r}: expected OPTIMISER:ROWSxRATE, such as muon:16x1e-2")
-    return optimizer, batch.split("x")
+        raise SystemExit(f"{text!r}: expected OPTIMISER:RATExROWS, such as muon:1e-2x16")
+    return optimizer, parse_setting(learning)
 
 
 def main() -> None:
@@ -94,7 +97,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0)
     parser.add_argument("--part", type=int, default=1)
     parser.add_argument("--params", type=int, default=1_000_000)
-    parser.add_argument("--settings", nargs="+", default=["muon:16x1e-2"], metavar="OPTIMISER:ROWSxRATE")
+    parser.add_argument("--settings", nargs="+", default=["muon:1e-2x16"], metavar="OPTIMISER:RATExROWS")
     parser.add_argument("--target", choices=TARGETS, default=TARGETS[0])
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
@@ -102,13 +105,13 @@ def main() -> None:
     wanted = [
         Setting(
             optimizer=optimizer,
-            rows=int(rows),
-            rate=float(rate),
+            rows=learning.batch_rows,
+            rate=learning.learning_rate,
             part=options.part,
             params=options.params,
             method=method,
         )
-        for optimizer, (rows, rate) in (_read(text) for text in options.settings)
+        for optimizer, learning in map(parse, options.settings)
         for method in STREAMS
     ]
     context = multiprocessing.get_context("spawn")

@@ -2,11 +2,10 @@
 
     python benchmarks/reproduce_forecast.py STORE [--share 0.25] [--method ours] [--targets TARGET...]
 
-STORE is that of benchmarks/reproduce.py with its share; what came true are the rows `slm` and METHOD of each target
-in benchmarks/reproduced. Proxies are
-those of `tamis plan`: pairs of models of a quarter of the parameters, or of the smallest shape, on 1/8, 1/4 and 1/2 of
-the tokens in the batches that go with these, fine-tuned as the rows are and judged on the target's validation
-documents. What is there is not made again.
+STORE is that of benchmarks/reproduce.py with its share; what came true are the rows `slm` and METHOD of each target in
+benchmarks/reproduced. Proxies are those of `tamis plan`: pairs of models of a quarter of the parameters, or of the
+smallest shape, on 1/8, 1/4 and 1/2 of the tokens in the batches that go with these, fine-tuned as the rows are and
+judged on the target's validation documents. What is there is not made again.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import argparse
 import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 from reproduce import make_table, start_worker, table_here
@@ -32,8 +30,6 @@ from training.compare import Evaluate
 from training.config import batch_rows_for, rate_for, smallest
 from training.forecast import Forecast
 from training.steps import Pretrain
-
-SEEDS = 3  # at most, of what came true
 
 
 def forecast(row: Row) -> str:
@@ -74,7 +70,11 @@ def _proxy(number: int) -> Pretrain:
 
 def lines(catalog: Catalog, records: Records, row: Row, name: str) -> Iterator[str]:
     """A row of the Markdown table for each stage: gains of the pairs, the prediction and what came true."""
-    both = [replace(each, seed=seed) for each in (row, Row(method="slm", target=row.target)) for seed in range(SEEDS)]
+    both = [
+        each
+        for each in records.lines
+        if (each.target, each.size) == (row.target, row.size) and each.method in ("slm", row.method)
+    ]
     results = records.results(both)
     found = catalog.snapshot(name)
     rows = read_table(catalog.store, found.artifact("forecasts")).to_pylist()

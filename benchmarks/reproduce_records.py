@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -88,7 +87,7 @@ class Records:
                     found[Row(**each["row"])] = each
         return found
 
-    def results(self, rows: Iterable[Row]) -> Results:
+    def results(self, rows: Collection[Row]) -> Results:
         """The scores of all of these rows that are there."""
         documents = {target: self._documents(target) for target in {row.target for row in rows}}
         return {
@@ -99,15 +98,20 @@ class Records:
             if self.lines[row][when]
         }
 
-    def add(self, table: Table, row: Row) -> None:
-        """Write down a row that the store of `table` has. Raises ValueError where it was scored on other documents."""
+    def add(self, table: Table, row: Row, code: str) -> None:
+        """Write down a row that the store of `table` has, made by `code`.
+
+        Raises ValueError where it was scored on other documents than the file's other rows.
+        """
         catalog = table.bench.catalog
         scores = read_table(catalog.store, catalog.snapshot(row.scores).artifact("scores")).sort_by("id")
         models = scores["model"].to_numpy(zero_copy_only=False)
         bits = scores["nll_nats"].to_numpy() / np.log(2)
         first = scores.filter(models == row.name)
         known, path = self._documents(row.target), self._path(row.target)
-        digest = hashlib.sha256(first.select(["id", "n_bytes", "n_tokens"]).to_pandas().to_csv().encode()).hexdigest()
+        digest = hashlib.sha256(
+            json.dumps(first.select(["id", "n_bytes", "n_tokens"]).to_pydict()).encode()
+        ).hexdigest()
         if known and known.digest != digest:
             raise ValueError(f"{row.name} was scored on other documents than those of {path}: move that file away")
         line = {
@@ -115,7 +119,7 @@ class Records:
             "size": [self.tokens, self.params],
             "revision": REVISION,
             "steps": _steps(catalog, row),
-            "made": _circumstances(catalog, row),
+            "made": {"code": code, **_circumstances(catalog, row)},
             "cost": _cost(catalog, row),
             "gain": _gain(catalog, row),
             BEFORE: np.round(bits[models != row.name], 1).tolist(),
@@ -126,7 +130,7 @@ class Records:
         with open(path, "a") as file:
             file.write("" if known else json.dumps(head, separators=(",", ":")) + "\n")
             file.write(json.dumps(line, separators=(",", ":")) + "\n")
-        self.__dict__.pop("lines", None)
+        self.lines[row] = line
 
     def _path(self, target: str) -> Path:
         return self.folder / f"{target}-{self.share:g}.jsonl"
@@ -150,18 +154,26 @@ def _steps(catalog: Catalog, row: Row) -> dict[str, int]:
     return {verb: step_class(verb).revision for verb in sorted(verbs)}
 
 
+def code_here() -> str:
+    """The commit of this checkout, with `-dirty` where more than rows has changed since."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", *words], cwd=RECORDS.parents[1], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    changed = git("status", "--porcelain", "--", ".", f":!{RECORDS.relative_to(RECORDS.parents[1])}")
+    return git("rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
+
+
 def _circumstances(catalog: Catalog, row: Row) -> dict[str, str]:
     """When and with what the row was made: numbers of processors that round differently are not the same bytes."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=RECORDS.parent, capture_output=True, text=True, check=False
-    )
+    tuned = catalog.snapshot(row.name)
     return {
-        "day": time.strftime("%Y-%m-%d", time.gmtime()),
-        "commit": commit.stdout.strip(),
+        "day": time.strftime("%Y-%m-%d", time.gmtime(catalog.computed_by(tuned).started)),
         "torch": torch.__version__,
         "processor": torch.backends.cpu.get_cpu_capability(),
-        "precision": catalog.snapshot(row.name).contents.summary["precision"],
-        "cores": str(os.cpu_count()),
+        "precision": tuned.contents.summary["precision"],
     }
 
 
@@ -178,10 +190,12 @@ def _cost(catalog: Catalog, row: Row) -> dict[str, float]:
     return {kind: round(value, 1) for kind, value in cost.items()}
 
 
-def _gain(catalog: Catalog, row: Row) -> list[float]:
-    """What held-out target documents gain by a mixture over cells: nats a window, its error and the cells chosen."""
+def _gain(catalog: Catalog, row: Row) -> dict[str, float]:
+    """What held-out target documents gain by a mixture over cells, nats a window, its error and the cells chosen."""
     if row.mixture not in catalog.snapshots:
-        return []
+        return {}
     summary = catalog.snapshot(row.mixture).contents.summary
-    chosen = [each for each in summary.get("levels", ()) if each["cells"] == summary["resolution"]]
-    return [value for each in chosen for value in (round(each["gain"], 3), round(each["error"], 3), each["cells"])]
+    for each in summary.get("levels", ()):
+        if each["cells"] == summary["resolution"]:
+            return {"gain": round(each["gain"], 3), "error": round(each["error"], 3), "cells": each["cells"]}
+    return {}

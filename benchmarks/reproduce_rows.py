@@ -22,11 +22,11 @@ from dataops.pack import Pack
 from dataops.resample import Resample
 from dataops.selectors import WeighClassifier, WeighCrossEntropy, WeighNgrams, WeighStacked, WeighTwoStage
 from training.compare import Evaluate
-from training.config import batch_rows_for, rate_for
+from training.config import batch_rows_for, family_rows_for, rate_for
 from training.expert import Project
 from training.steps import Finetune, Pretrain
 
-REVISION = 1  # raised when rows of the same name are made in another way; steps have revisions of their own
+REVISION = 1  # raised when rows of the same name are made in another way: batches, rates, epochs, settings of selectors
 STEP_TOKENS = 16 * CONTEXT  # of an optimiser step
 LARGER = 5  # times the parameters: the upper bound
 EXPERTS, MIXED, BANKS = 32, 16, 8  # of projected networks and soups; of mixtures; matrices summed from
@@ -139,9 +139,7 @@ class Table:
 
     def _in_batches(self, step: Pretrain) -> Pretrain:
         """On the tokens of a row, in the batches that `tamis specialize` takes for them."""
-        rows = batch_rows_for(self.tokens // (step.experts if step.family == "mixture" else 1), context=CONTEXT)
-        if step.family in ("projected", "soup"):  # the rows of a micro-batch are of one cell
-            rows = max(rows, step.micro_batch_rows)
+        rows = family_rows_for(self.tokens, context=CONTEXT, family=step.family, experts=step.experts)
         return replace(step, tokens=self.tokens, batch_rows=rows, learning_rate=rate_for(rows))
 
     def drawn(self, row: Row) -> Snapshot:
@@ -177,7 +175,10 @@ class Table:
         step = Finetune(tokens=EPOCHS[row.size] * size, params=self.params, evaluate_every=max(1, looks), seed=row.seed)
         inputs = [target.packs, target.validation, *([served] if served is not None else [])]
         if row.method == "nopt":
-            step = replace(step, optimizer=Pretrain.optimizer, learning_rate=rate_for(step.batch_rows))  # as pretrained
+            rows = batch_rows_for(step.tokens, context=CONTEXT)  # as models are pretrained: nothing is to be kept
+            looks = step.evaluate_every * step.batch_rows // rows
+            step = replace(step, optimizer=Pretrain.optimizer, batch_rows=rows, evaluate_every=looks)
+            step = replace(step, learning_rate=rate_for(rows))
         elif row.method == "large-lora":
             step = replace(step, lora_rank=64, learning_rate=3 * step.learning_rate)
         elif row.method == "distilled":

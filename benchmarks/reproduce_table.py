@@ -3,9 +3,9 @@
 A difference between two methods is taken document by document and seed by seed: all targets and seeds that both methods
 have are averaged, each target with equal weight. Its interval is of the mean over seeds: documents of each target are
 drawn with replacement, and the noise of the seeds is added, a Student's t with the deviation of the paired differences
-around the mean of their target, all targets together. Where no target has two seeds the interval holds the choice of
-test documents alone, which the tables say. Rows that share a pretrained model (those of `slm`) are not independent
-between targets, as this takes them to be.
+around the mean of their target, all targets together. Where no target has two seeds there is no deviation, and the
+interval holds the choice of test documents alone. Rows that share a pretrained model (those of `slm`) are not
+independent between targets, as this takes them to be.
 """
 
 from __future__ import annotations
@@ -59,11 +59,12 @@ def difference(results: Results, one: str, other: str, *, size: str, when: str) 
     deviation = float(np.sqrt(spread / freedom)) if freedom else np.nan
     draws = np.zeros(DRAWS)
     for number, (target, each) in enumerate(sorted(gaps.items())):
-        draw, gap, size_of = np.random.default_rng(number), np.mean(each, axis=0), sizes[target]
-        chosen = draw.integers(len(gap), size=(DRAWS, len(gap)))
-        drawn = gap[chosen].sum(1) / size_of[chosen].sum(1)
-        noise = draw.standard_t(freedom, DRAWS) * deviation / np.sqrt(len(each)) if freedom else 0.0
-        draws += (drawn + noise) / len(gaps)
+        gap, size_of = np.mean(each, axis=0), sizes[target]
+        chosen = np.random.default_rng(number).integers(len(gap), size=(DRAWS, len(gap)))
+        draws += gap[chosen].sum(1) / size_of[chosen].sum(1) / len(gaps)
+    if freedom:
+        error = deviation * np.sqrt(sum(1 / len(each) for each in gaps.values())) / len(gaps)
+        draws += np.random.default_rng(len(gaps)).standard_t(freedom, DRAWS) * error
     low, high = np.quantile(draws, [0.025, 0.975])
     return Difference(
         centre=float(np.mean([each.mean() for each in of_pairs.values()])),
@@ -106,8 +107,7 @@ def _print_gains(records: Records, there: Sequence[Row], targets: Sequence[str])
     found = {}
     for row in there:
         if row.size == "1:1000" and row.seed == 0 and records.lines[row]["gain"]:
-            gain, error, cells = records.lines[row]["gain"]
-            found[row.method, row.target] = f"{gain:.2f} ± {error:.2f} ({cells})"
+            found[row.method, row.target] = "{gain:.2f} ± {error:.2f} ({cells})".format(**records.lines[row]["gain"])
     print("\nGain of held-out target documents over the pool, nats a window, 1:1000; in brackets the cells chosen.\n")
     print(f"| method | {' | '.join(target.replace('_', ' ') for target in targets)} |")
     print("| --- |" + " ---: |" * len(targets))
@@ -116,9 +116,10 @@ def _print_gains(records: Records, there: Sequence[Row], targets: Sequence[str])
 
 
 def _print_size(results: Results, size: str, targets: Sequence[str], methods: Sequence[str], baseline: str) -> None:
-    print(f"\nTarget to pretraining tokens {size}. Bits a byte before / after fine-tuning; mean of the seeds given.\n")
+    print(f"\nTarget to pretraining tokens {size}. Bits a byte before / after fine-tuning, mean over seeds.")
+    print("Difference [95% interval] (targets, pairs of rows if more); no deviation: one seed, documents alone.\n")
     names = " | ".join(target.replace("_", " ") for target in targets)
-    print(f"| method | {names} | rows | to {baseline}, before | to {baseline}, after | seeds, after |")
+    print(f"| method | {names} | rows | to {baseline}, before | to {baseline}, after | deviation of a pair |")
     print("| --- |" + " ---: |" * (len(targets) + 4))
     for method in methods:
         own = list(dict.fromkeys(row for row, _ in results if row.method == method and row.size == size))

@@ -186,7 +186,12 @@ def _shape(packs: Snapshot) -> dict[str, int]:
 
 def _speed(catalog: Catalog, packs: Snapshot, planned: Pretrain) -> Speed:
     """How fast this machine trains a model of the planned size on these packs."""
-    train = TrainConfig(tokens=1, batch_rows=planned.batch_rows, micro_batch_rows=planned.micro_batch_rows)
+    train = TrainConfig(
+        tokens=1,
+        batch_rows=planned.batch_rows,
+        micro_batch_rows=planned.micro_batch_rows,
+        optimizer=planned.optimizer,
+    )
     model = sized(planned.params, **_shape(packs))
     return measure(pack_paths(catalog.store, packs), model, train=train, threads=planned.threads)
 

@@ -21,10 +21,10 @@ from clusters.recipes import Recipe, Stated, override, stated, validate
 from clusters.registry import SELECTOR
 from clusters.runner import executor_for, run_recipe
 from clusters.screens import last_screen
-from training.config import TrainConfig, batch_rows_for, rate_for
+from training.config import TrainConfig, family_rows_for, rate_for
 
-# Sustained training rate of two cores with AVX-512 BF16 (benchmarks/train.py). It turns minutes into tokens the same
-# way everywhere, so that a recipe does not depend on how busy the machine was when it was written.
+# Sustained training rate of two cores with AVX-512 BF16, by AdamW (benchmarks/train.py). It turns minutes into tokens
+# the same way everywhere, so that a recipe does not depend on how busy the machine was when it was written.
 FLOPS_PER_SECOND = 2.0e11
 MODELS = ("generic", "specialized")
 WITH_EXPERTS = ("projected", "soup", "mixture")  # families of which one expert is served
@@ -163,19 +163,16 @@ def _training(plan: Plan) -> list[Stated]:
     ]
 
 
-def _sized(plan: Plan, tokens: int, *, least_rows: int = 1) -> dict[str, Any]:
+def _sized(plan: Plan, tokens: int, *, family: str = "decoder", experts: int = 1) -> dict[str, Any]:
     """What training from scratch on so many tokens takes."""
-    rows = max(batch_rows_for(tokens, context=plan.context), least_rows)
+    rows = family_rows_for(tokens, context=plan.context, family=family, experts=experts)
     return {"params": plan.params, "tokens": tokens, "batch_rows": rows, "learning_rate": rate_for(rows)}
 
 
 def _experts(plan: Plan, tuning: Mapping[str, Any]) -> list[Stated]:
     """A model of several experts on the pool, the one that fits the target, and that one tuned."""
     tokens, experts = training_tokens(plan), min(MOST_EXPERTS, plan.cells)
-    if plan.family == "mixture":  # each expert is a run of its own
-        size = {**_sized(plan, max(1, tokens // experts)), "tokens": tokens}
-    else:  # the rows of a micro-batch are of one cell
-        size = _sized(plan, tokens, least_rows=TrainConfig.micro_batch_rows)
+    size = _sized(plan, tokens, family=plan.family, experts=experts)
     rule = "histogram" if plan.family == "soup" else "lowest-loss"
     return [
         stated("experts", "pretrain", "generic-packs", family=plan.family, experts=experts, **size),

@@ -72,14 +72,14 @@ def parse_space(rates: str, batch_rows: str) -> Space:
         return Space(learning_rates=(low, high), batch_rows=tuple(map(int, batch_rows.split(","))))
     except ValueError as error:
         raise UsageError(
-            f"rates {rates!r} and batch rows {batch_rows!r}: expected LOW:HIGH like 5e-4:2e-2, and sizes like 2,4,8,16"
+            f"rates {rates!r} and batch rows {batch_rows!r}: expected LOW:HIGH like 1e-3:5e-2, and sizes like 2,4,8,16"
         ) from error
 
 
 def parse_setting(text: str) -> Setting:
-    """`4e-3x16`."""
+    """`1e-2x16`."""
     try:
         rate, rows = text.split("x")
         return Setting(learning_rate=float(rate), batch_rows=int(rows))
     except ValueError as error:
-        raise UsageError(f"{text!r} is not a setting: expected LEARNING_RATExBATCH_ROWS, like 4e-3x16") from error
+        raise UsageError(f"{text!r} is not a setting: expected LEARNING_RATExBATCH_ROWS, like 1e-2x16") from error

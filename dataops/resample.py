@@ -5,8 +5,9 @@ tokens asks for. The number depends on (seed, document id, window) alone and the
 budget contains every smaller one. A cell that is asked for more than once over is taken whole; how often it is repeated
 is the mixture's business when training. Where the mixture tells windows of a cell apart (`factors`), a window asks for
 its factor times T q_c / |c|: the whole part is drawn for certain, what is left over as its chance, and `copies` counts
-them. So every window comes as often as its weight says, within one, and none above the cap; repeating what was drawn of
-a cell instead would show a tenth of its windows ten times where each was wanted once. Documents without a drawn window
+them. So every window comes as often as its weight says, within one, and at the tokens that the mixture was weighed for
+none above its cap; repeating what was drawn of a cell instead would show a tenth of its windows ten times where each
+was wanted once. Documents without a drawn window
 leave by the rule `resample`.
 """
 

@@ -173,6 +173,15 @@ def batch_rows_for(tokens: int, *, context: int) -> int:
     return 1 << max(0, most.bit_length() - 1)
 
 
+def family_rows_for(tokens: int, *, context: int, family: str, experts: int) -> int:
+    """The same for a family: experts of a mixture share the tokens; where the rows of a micro-batch are of one cell
+    (a projected network, a soup), a step has a whole micro-batch at least."""
+    if family == "mixture":
+        return batch_rows_for(max(1, tokens // experts), context=context)
+    least = TrainConfig.micro_batch_rows if family in ("projected", "soup") else 1
+    return max(batch_rows_for(tokens, context=context), least)
+
+
 def rate_for(batch_rows: int) -> float:
     """The learning rate of pretraining with a batch of so many rows: that of the usual batch by the root of the rows.
 

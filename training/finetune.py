@@ -1,8 +1,9 @@
 """Fine-tuning: the pretraining loop from a model folder on the specialist's packs, with early stopping.
 
-The method fine-tunes on little text at a third of the pretraining rate and keeps the weights that are best on held-out
-documents (arXiv 2402.01093 section 4): every `evaluate_every` steps, and before the first, the validation documents are
-scored, and after `patience` scores without a new best the run ends. The model folder always holds the best so far.
+The method fine-tunes on little text at a third of the pretraining rate (ours is that of AdamW, docs/decisions.md) and
+keeps the weights that are best on held-out documents (arXiv 2402.01093 section 4): every `evaluate_every` steps, and
+before the first, the validation documents are scored, and after `patience` scores without a new best the run ends. The
+model folder always holds the best so far.
 """
 
 from __future__ import annotations

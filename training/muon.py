@@ -1,10 +1,10 @@
 """Muon: the momentum of each matrix, made orthogonal, is its update (Jordan 2024; arXiv 2502.16982).
 
 Five Newton-Schulz steps bring all singular values of the momentum near 1, so directions that gradients rarely take
-learn as fast as the others. Matrices of one shape go through the products together, in the precision of training:
-PyTorch's own Muon takes them one by one and always in bf16, which a processor without bf16 computes a hundred times
-slower than fp32; a step of a million parameters took 1.6 times as long. Updates have the size of AdamW's
-(0.2 sqrt(larger side) once orthogonal), so both share rates and decay.
+learn as fast as the others. Matrices of one shape go through the products together, in the precision of training, at
+the price of their copies in memory: PyTorch's own Muon takes them one by one and always in bf16, and on a processor
+without bf16 a step of a million parameters took 1.65 times as long with it (docs/decisions.md). Updates have the size
+of AdamW's (0.2 sqrt(larger side) once orthogonal), so both share rates and decay.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: Tensor, dtype: torch.dtype) -> Tensor:
-    """The orthogonal factor of each matrix [N, A, B], A <= B, to within 0.3 a singular value; products in `dtype`."""
+    """The orthogonal factor of each matrix [N, A, B], A <= B, singular values in 0.6 to 1.3; products in `dtype`."""
     a, b, c = _COEFFICIENTS
     x = (matrices / matrices.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7)).to(dtype)
     for _ in range(_STEPS):

@@ -45,7 +45,7 @@ class Setting:
 class Space:
     """Learning rates between two, evenly in their logarithm, and batch sizes to choose from."""
 
-    learning_rates: tuple[float, float] = (5e-4, 2e-2)
+    learning_rates: tuple[float, float] = (1e-3, 5e-2)
     batch_rows: tuple[int, ...] = (2, 4, 8, 16)
 
     def __post_init__(self) -> None:

@@ -30,11 +30,11 @@ def tune(
     tokens: Annotated[int, typer.Option(min=1, help="Budget of a trial.")],
     params: Annotated[int, typer.Option(min=10_000, help="Parameters of the model, about.")] = 1_000_000,
     trials: Annotated[int, typer.Option(min=1, help="Settings to try.")] = 12,
-    rates: Annotated[str, typer.Option(help="Lowest and highest learning rate.")] = "5e-4:2e-2",
+    rates: Annotated[str, typer.Option(help="Lowest and highest learning rate.")] = "1e-3:5e-2",
     batch_rows: Annotated[str, typer.Option(help="Batch sizes, in rows.")] = "2,4,8,16",
     start: Annotated[
         list[str] | None,
-        typer.Option(help="A setting to try first, like 4e-3x16; repeatable. Default: that of specialize."),
+        typer.Option(help="A setting to try first, like 1e-2x16; repeatable. Default: that of specialize."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same settings.")] = 0,
     store: StoreOption = STORE,

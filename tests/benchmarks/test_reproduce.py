@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -87,26 +89,64 @@ def test_a_line_counts_while_revisions_and_sizes_are_those_of_the_code(tmp_path:
     }
     old = {**line, "steps": {Resample.verb: Resample.revision - 1}}
     head = {"digest": "", "bytes": [2, 4], "tokens": [1, 2]}
-    records = Records(share=0.25, tokens=1000, params=10, folder=tmp_path)
 
-    def known(*lines: dict[str, Any]) -> dict[Row, dict[str, Any]]:
+    def known(*lines: dict[str, Any]) -> Records:
         text = "\n".join(json.dumps(each) for each in (head, *lines))
         (tmp_path / "law_dc_code-0.25.jsonl").write_text(text + "\n")
-        records.__dict__.pop("lines", None)
-        return records.lines
+        return Records(share=0.25, tokens=1000, params=10, folder=tmp_path)
 
-    assert list(known(line)) == [row]
-    assert records.results([row])[row, "after"].bits_per_byte == pytest.approx(1.0)
-    assert not known(old)
-    assert not known({**line, "revision": REVISION - 1})
-    assert not known({**line, "size": [1000, 11]})
+    assert list(known(line).lines) == [row]
+    assert known(line).results([row])[row, "after"].bits_per_byte == pytest.approx(1.0)
+    assert not known(old).lines
+    assert not known({**line, "revision": REVISION - 1}).lines
+    assert not known({**line, "size": [1000, 11]}).lines
 
 
-def test_the_rows_kept_beside_the_benchmark_can_all_be_read() -> None:
-    from reproduce_records import RECORDS
+def test_a_row_is_written_down_once_and_refused_on_other_documents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import reproduce_records
+    from reproduce_records import Records
+    from reproduce_rows import Row
 
-    for path in RECORDS.glob("*.jsonl"):
+    row = Row(method="nopt", target="law_dc_code")
+    for name, answer in (("_steps", {}), ("_circumstances", {}), ("_cost", {}), ("_gain", {})):
+        monkeypatch.setattr(reproduce_records, name, lambda *_, answer=answer: answer)
+
+    def scored(*ids: str) -> SimpleNamespace:
+        rows = len(ids)
+        columns = {"model": [row.name] * rows, "id": ids, "n_bytes": [4] * rows, "n_tokens": [2] * rows}
+        monkeypatch.setattr(reproduce_records, "read_table", lambda *_: pa.table({**columns, "nll_nats": [2.0] * rows}))
+        catalog = SimpleNamespace(store=None, snapshot=lambda _: SimpleNamespace(artifact=lambda _: None))
+        return SimpleNamespace(bench=SimpleNamespace(catalog=catalog))
+
+    def records() -> Records:
+        return Records(share=0.5, tokens=1000, params=10, folder=tmp_path)
+
+    records().add(scored("a", "b"), row, "abc")
+    records().add(scored("a", "b"), row, "def")
+    assert len((tmp_path / "law_dc_code-0.5.jsonl").read_text().splitlines()) == 3
+    found = records().results([row])
+    assert list(found) == [(row, "after")]
+    assert found[row, "after"].bits_per_byte == pytest.approx(2 / np.log(2) / 4, rel=0.05)
+    with pytest.raises(ValueError, match="scored on other documents"):
+        records().add(scored("a", "c"), row, "abc")
+
+
+def test_the_rows_kept_beside_the_benchmark_make_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    from reproduce import PARAMS, STEPS
+    from reproduce_records import RECORDS, Records
+    from reproduce_rows import STEP_TOKENS, Row
+    from reproduce_table import print_tables
+
+    paths = list(RECORDS.glob("*.jsonl"))
+    assert paths
+    for path in paths:
         head, *lines = (json.loads(line) for line in path.read_text().splitlines())
         for line in lines:
+            assert Row(**line["row"]).target == path.stem.rpartition("-")[0]
             assert len(line["after"]) == len(head["bytes"]) == len(head["tokens"])
             assert len(line["before"]) in (0, len(head["bytes"]))
+    records = Records(share=0.25, tokens=round(0.25 * STEPS) * STEP_TOKENS, params=PARAMS)
+    print_tables(records, list(records.lines), baseline="slm")
+    assert f"{len(records.lines)} of {len(records.lines)} rows" in capsys.readouterr().out

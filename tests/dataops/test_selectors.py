@@ -115,7 +115,7 @@ def test_a_larger_budget_contains_the_smaller_draw_copies_included(
 
 
 @pytest.mark.parametrize("verb", ["weigh-ngrams", "weigh-stacked"])
-def test_every_window_is_drawn_as_often_as_it_weighs_and_none_above_the_cap(
+def test_every_window_is_drawn_as_often_as_it_weighs(
     selection: Selection, mixtures: dict[str, Snapshot], verb: str
 ) -> None:
     tokens = 16_000  # most of the target's cells are wanted more than once over
@@ -128,6 +128,13 @@ def test_every_window_is_drawn_as_often_as_it_weighs_and_none_above_the_cap(
     for row in rows_of(selection.catalog, mixture, "factors"):
         wanted = rates[row["cell"]] * row["factor"]
         assert abs(copies.get((row["id"], row["window"]), 0) - wanted) < 1 + 1e-3
+
+
+def test_no_window_passes_the_cap_at_the_tokens_that_it_was_weighed_for(selection: Selection) -> None:
+    step = WeighNgrams(tokens=12_000, buckets=4096, max_epochs=2.0)
+    mixture = apply(selection.catalog, step, selection.pool, selection.target, into="capped")
+    drawn = apply(selection.catalog, Resample(tokens=12_000), selection.pool, mixture, into="capped-drawn")
+    assert max(row["copies"] for row in rows_of(selection.catalog, drawn, "draws")) == 2
 
 
 def test_scores_do_not_favour_length_as_a_sum_of_log_ratios_would(

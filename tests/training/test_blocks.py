@@ -8,6 +8,7 @@ import torch
 from catalog.errors import UsageError
 from training.blocks import pays_to_compile
 from training.config import TrainConfig
+from training.family import Projected
 from training.model import Llama
 from training.optim import build_optimizer, optimizer_tensors, restore_optimizer
 from training.pretrain import pretrain
@@ -78,6 +79,21 @@ def test_muon_moves_the_matrices_of_blocks_learns_and_resumes_to_the_same_bytes(
     assert weights_of(pretrain([pack], **run, run_dir=tmp_path / "cut")) == weights_of(whole)
     losses = [line["loss"] for line in read_metrics(tmp_path / "whole" / "metrics.jsonl")]
     assert losses[-1] < losses[0] - 1
+
+
+def test_muon_moves_banks_and_leaves_what_mixes_experts_to_adamw(shape):
+    model = Llama(dataclasses.replace(shape, num_layers=3, family=Projected(experts=4, banks=2, cells=4)))
+    optimizer = build_optimizer(model, TrainConfig(tokens=1))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    kept = optimizer_tensors(model, optimizer)
+    banks = [name for name, _ in model.named_parameters() if name.endswith("_banks")]
+    mixing = [name for name, _ in model.named_parameters() if name.endswith(("mixing", "experts"))]
+    assert banks
+    assert mixing
+    assert all(f"{name}.momentum" in kept for name in banks)
+    assert all(f"{name}.exp_avg" in kept for name in mixing)
 
 
 def test_muon_keeps_one_moment_of_a_matrix_inside_a_block_and_adamw_two_of_the_rest(shape):
