@@ -41,10 +41,12 @@ EMBEDDED: dict[str, Kind] = {"ours-fasttext": "fasttext", "ours-random": "tfidf-
 SELECTORS: dict[str, Callable[[int], Step]] = {
     "ours": lambda tokens: Weigh(tokens=tokens),
     **{f"plain-{k}": lambda tokens, k=k: Weigh(tokens=tokens, cells=k, **PAPER) for k in (16, 64, 256, 1024)},
-    "stacked": lambda tokens: WeighStacked(tokens=tokens, max_epochs=16.0),
-    "combined": lambda tokens: Combine(tokens=tokens, max_epochs=16.0),
-    **{f"stacked-epochs-{n}": lambda tokens, n=n: WeighStacked(tokens=tokens, max_epochs=float(n)) for n in (4, 8, 64)},
-    "dsir-epochs-16": lambda tokens: WeighNgrams(tokens=tokens, max_epochs=16.0),
+    "stacked": lambda tokens: WeighStacked(tokens=tokens),
+    "combined": lambda tokens: Combine(tokens=tokens),
+    **{
+        f"stacked-epochs-{n}": lambda tokens, n=n: WeighStacked(tokens=tokens, max_epochs=float(n))
+        for n in (1, 2, 8, 16)
+    },
     "two-stage": lambda tokens: WeighTwoStage(tokens=tokens),
     "dsir": lambda tokens: WeighNgrams(tokens=tokens),
     "ced": lambda tokens: WeighCrossEntropy(tokens=tokens),

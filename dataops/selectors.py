@@ -63,7 +63,6 @@ class WeighStacked(Selecting):
 
     verb: ClassVar[str] = "weigh-stacked"
 
-    max_epochs: float = 16.0  # networks learn from repeats of near text: docs/selection.md
     buckets: int = 1 << 16
 
     def build(self, work: Work, *inputs: Snapshot) -> Contents:

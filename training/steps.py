@@ -112,7 +112,7 @@ class Finetune:
     """
 
     verb: ClassVar[str] = "finetune"
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
 
     tokens: int
     params: int = 1_000_000
