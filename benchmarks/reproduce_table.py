@@ -108,6 +108,8 @@ def _print_gains(records: Records, there: Sequence[Row], targets: Sequence[str])
     for row in there:
         if row.size == "1:1000" and row.seed == 0 and records.lines[row]["gain"]:
             found[row.method, row.target] = "{gain:.2f} ± {error:.2f} ({cells})".format(**records.lines[row]["gain"])
+    if not found:
+        return
     print("\nGain of held-out target documents over the pool, nats a window, 1:1000; in brackets the cells chosen.\n")
     print(f"| method | {' | '.join(target.replace('_', ' ') for target in targets)} |")
     print("| --- |" + " ---: |" * len(targets))
