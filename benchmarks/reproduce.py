@@ -1,8 +1,8 @@
 """The method's table on real text: every way of making a small specialized model, before and after fine-tuning.
 
-    python benchmarks/reproduce.py --store STORE --hours 2    makes rows until the time is over; then the same goes on
+    python benchmarks/reproduce.py --store STORE --hours 2    makes rows until the time is over; again: it goes on
     python benchmarks/reproduce.py --share 0.25               prints the table of what there is
-    python benchmarks/reproduce.py --plots FOLDER             and draws it (extra [bench])
+    python benchmarks/reproduce.py --share 0.25 --plots DIR   and draws it (extra [bench])
 
 `--share 0.25` is a quarter of pool and tokens: 4 minutes a row, not 14, on a processor with bf16.
 

@@ -7,8 +7,7 @@ is the mixture's business when training. Where the mixture tells windows of a ce
 its factor times T q_c / |c|: the whole part is drawn for certain, what is left over as its chance, and `copies` counts
 them. So every window comes as often as its weight says, within one, and at the tokens that the mixture was weighed for
 none above its cap; repeating what was drawn of a cell instead would show a tenth of its windows ten times where each
-was wanted once. Documents without a drawn window
-leave by the rule `resample`.
+was wanted once. Documents without a drawn window leave by the rule `resample`.
 """
 
 from __future__ import annotations

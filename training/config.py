@@ -174,8 +174,11 @@ def batch_rows_for(tokens: int, *, context: int) -> int:
 
 
 def family_rows_for(tokens: int, *, context: int, family: str, experts: int) -> int:
-    """The same for a family: experts of a mixture share the tokens; where the rows of a micro-batch are of one cell
-    (a projected network, a soup), a step has a whole micro-batch at least."""
+    """`batch_rows_for` a model of a family.
+
+    Experts of a mixture share the tokens. Where the rows of a micro-batch are of one cell (a projected network, a
+    soup), a step has a whole micro-batch at least.
+    """
     if family == "mixture":
         return batch_rows_for(max(1, tokens // experts), context=context)
     least = TrainConfig.micro_batch_rows if family in ("projected", "soup") else 1
