@@ -7,8 +7,10 @@ part of it is computed twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
 
 from reproduce_text import CELLS, CONTEXT, POOL_OF, Bench, Pool, Target, label
 
@@ -169,22 +171,25 @@ class Table:
         fit = FitCells(cells=CELLS, context=CONTEXT, embedder=kind)
         return self.bench.do(fit, pool.tokens, into=f"{POOL_OF[row.target]}-cells-{kind}")
 
-    def tuned(self, row: Row, served: Snapshot | None, into: str = "") -> Snapshot:
-        """Fine-tuned on the row's target; without a served model, trained on it alone."""
+    def tuned(
+        self, row: Row, served: Snapshot | None, into: str = "", learning: Mapping[str, Any] = MappingProxyType({})
+    ) -> Snapshot:
+        """Fine-tuned on the row's target, without a served model trained on it alone; `learning` changes settings."""
         target = self.targets[row.target, row.size]
         size = target.packs.contents.summary["tokens"]
-        looks = round(size / STEP_TOKENS / LOOKS_PER_EPOCH[row.size])
-        step = Finetune(tokens=EPOCHS[row.size] * size, params=self.params, evaluate_every=max(1, looks), seed=row.seed)
-        inputs = [target.packs, target.validation, *([served] if served is not None else [])]
+        step = Finetune(tokens=EPOCHS[row.size] * size, params=self.params, seed=row.seed)
         if row.method == "nopt":
             rows = batch_rows_for(step.tokens, context=CONTEXT)  # as models are pretrained: nothing is to be kept
-            looks = step.evaluate_every * step.batch_rows // rows
-            step = replace(step, optimizer=Pretrain.optimizer, batch_rows=rows, evaluate_every=looks)
-            step = replace(step, learning_rate=rate_for(rows))
+            step = replace(step, optimizer=Pretrain.optimizer, batch_rows=rows, learning_rate=rate_for(rows))
         elif row.method == "large-lora":
             step = replace(step, lora_rank=64, learning_rate=3 * step.learning_rate)
         elif row.method == "distilled":
             step = replace(step, label_share=0.5)
+        step = replace(step, **learning)
+        looks = round(size / (step.batch_rows * CONTEXT) / LOOKS_PER_EPOCH[row.size])
+        step = replace(step, evaluate_every=max(1, looks))
+        inputs = [target.packs, target.validation, *([served] if served is not None else [])]
+        if row.method == "distilled":
             inputs.append(self.make_model(replace(row, method="large")))
         return self.bench.do(step, *inputs, into=into or row.name)
 
