@@ -16,6 +16,7 @@ from training.routes import Route
 FEWEST_HELD_OUT = 8  # documents: below, an interval over documents says little
 MOST_OUTSIDE = 0.5  # share of target windows beyond the pool's 99th percentile; 0.01 is no difference
 WIDE = 0.25  # of the pool's effective cells: experts did not beat the plain model on targets spread over 0.3 and 0.5
+LARGER = 2  # times the parameters of the small model: less is no other model
 # Of each expert. The paper's mixtures lost to the plain model at 22 and won at 90 (from its GPU hours); below 0.3, ours
 # and projected networks lose (docs/reproduction.md).
 TOKENS_PER_PARAMETER = 50
@@ -63,8 +64,17 @@ def uncovered(outside: float) -> str:
     if outside <= MOST_OUTSIDE:
         return ""
     return (
-        f"the pool can't help: {outside:.0%} of the target's windows lie further from every cell than 99% of the "
+        f"the pool can't help: {outside:.0%} of the target's windows lie further from their cell than 99% of the "
         "pool's; add text near the target to --pool, or learn from the target alone (`finetune` without a model)"
+    )
+
+
+def too_short(tokens: int, pool_tokens: int) -> str:
+    """Why no selection is left in a stream that reads the whole pool as often as windows may come."""
+    return (
+        f"the pool is too small: a stream of {tokens:,} tokens reads its {pool_tokens:,} more often than a window may "
+        "come, so nothing is left to select; plan fewer --tokens, add text to --pool, or raise the cap by "
+        "--set mixture.max_epochs=N"
     )
 
 
@@ -85,11 +95,14 @@ def recommend(routes: Mapping[str, Route], evidence: Evidence, budget: Budget) -
         return routes[name].total(budget.tasks) <= budget.flops
 
     tasks = f"{budget.tasks} task{'s' * (budget.tasks > 1)}"
-    if routes["llm-lora"].served <= budget.max_params and fits("llm-lora"):
-        reason = (
-            f"{budget.max_params:,} parameters may be served, and one large model tuned for {tasks} fits the budget"
-        )
-        return Advice(route="llm-lora", reason=f"{reason}: it beats every small one of 2402.01093")
+    large = routes["llm-lora"].served
+    if LARGER * routes["slm"].served <= large <= budget.max_params and fits("llm-lora"):
+        reason = f"{large:,} parameters may be served, and one large model tuned for {tasks} fits the budget"
+        return Advice(route="llm-lora", reason=f"{reason}: of 2402.01093 only slm-is beat it, on the smallest target")
+    if not fits("slm"):
+        share = routes["slm"].total(budget.tasks) / budget.flops
+        reason = f"no route fits the budget: this, the cheapest, costs {share:.2g} times as much; plan less --tokens"
+        return Advice(route="slm", reason=reason)
     gain = f"resampling gains {interval(evidence.after)} bits/byte after fine-tuning"
     if evidence.after.is_positive and fits("slm-is"):
         reason = f"{gain}, and a pretraining run for each of {tasks} fits the budget"
@@ -97,7 +110,7 @@ def recommend(routes: Mapping[str, Route], evidence: Evidence, budget: Budget) -
         return Advice(route="slm-is", reason=reason + f", at {share:.1f} times the cost of a shared one" * (share > 1))
     if not evidence.after.is_positive:
         return _unsure(evidence, for_nothing=routes["slm-is"].total(budget.tasks) <= routes["slm"].total(budget.tasks))
-    return _shared(routes, evidence, fits_pn=fits("slm-pn"), fits_any=fits("slm"), lead=_dear(routes, budget, gain))
+    return _shared(routes, evidence, fits_pn=fits("slm-pn"), lead=_dear(routes, budget, gain))
 
 
 def _unsure(evidence: Evidence, *, for_nothing: bool) -> Advice:
@@ -114,12 +127,8 @@ def _dear(routes: Mapping[str, Route], budget: Budget, gain: str) -> str:
     return f"{gain}, but a pretraining run for each of {budget.tasks} tasks costs {share:.2g} times the budget"
 
 
-def _shared(routes: Mapping[str, Route], evidence: Evidence, *, fits_pn: bool, fits_any: bool, lead: str) -> Advice:
-    """Of the routes with one pretraining run for all tasks."""
-    if not fits_any:
-        return Advice(
-            route="slm", reason=f"{lead}, and so does one shared run: this is the cheapest; plan less --tokens"
-        )
+def _shared(routes: Mapping[str, Route], evidence: Evidence, *, fits_pn: bool, lead: str) -> Advice:
+    """Of the routes with one pretraining run for all tasks, which the budget has room for."""
     if evidence.spread > WIDE:
         reason = f"the target is spread over {evidence.spread:.0%} of the pool's effective cells, too wide for experts"
         return Advice(route="slm", reason=f"{lead}, and {reason}")

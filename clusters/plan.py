@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from catalog.catalog import Catalog
 from catalog.errors import TamisError, UsageError
 from catalog.snapshot import Snapshot
-from clusters.advice import too_small, uncovered
+from clusters.advice import too_short, too_small, uncovered
 from clusters.console import Console
 from clusters.plan_report import outside, report_of
 from clusters.plan_screen import plan_screen
@@ -101,7 +101,8 @@ def check(made: Mapping[str, Snapshot]) -> None:
     if newest == "validation":
         why = too_small(made["target-clean"].contents.rows, made["validation"].contents.rows)
     elif newest == "mixture":
-        why = uncovered(outside(made))
+        found = made["mixture"].contents.summary
+        why = too_short(found["tokens"], found["pool_tokens"]) if found["pool_too_small"] else uncovered(outside(made))
     if why:
         raise TamisError(why)
 

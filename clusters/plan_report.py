@@ -44,7 +44,8 @@ class Side:
 class Selection:
     """What the mixture is like. `outside`: the share of target windows beyond the pool's 99th percentile of distance;
     `effective`: exp(entropy) over cells; `sample_cells`: 1 / sum of squared weights; `epochs`: of cells that are drawn.
-    Either `chosen_cells`, the level that was compared, or `auc`, how well scores of windows tell target from pool.
+    Either `chosen_cells`, the level that was compared, or, where windows are weighed, `auc`, how well their scores tell
+    target from pool, `sample_tokens`, the effective sample in them, and how many of them are at the cap.
     """
 
     outside: float
@@ -57,6 +58,8 @@ class Selection:
     median_epochs: float
     most_epochs: float
     capped_cells: int
+    sample_tokens: float | None
+    capped_windows: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +174,8 @@ def selection_of(catalog: Catalog, made: Mapping[str, Snapshot]) -> Selection:
         median_epochs=float(np.median(drawn)),
         most_epochs=float(drawn.max()),
         capped_cells=summary["capped_cells"],
+        sample_tokens=summary.get("effective_tokens"),
+        capped_windows=summary.get("capped_windows"),
     )
 
 

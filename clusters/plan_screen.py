@@ -49,7 +49,7 @@ def _side(side: Side) -> str:
 
 def _leakage(report: Report) -> str:
     if not report.leaked:
-        return "Leakage: no pool document holds a passage of the target, validation and test included"
+        return "Leakage: no pool document shares a long passage with the target, validation and test included"
     return (
         f"Leakage: {report.leaked:,} pool document{'s' * (report.leaked > 1)} with passages of the target, validation "
         f"and test included; {report.near_leaked:,} nearly copies of it; all removed"
@@ -57,13 +57,16 @@ def _leakage(report: Report) -> str:
 
 
 def _selection(found: Selection) -> list[str]:
+    sample, at_cap = f"{found.sample_cells:.1f} cells", f"{found.capped_cells} of {found.cells} cells at the cap"
+    if found.sample_tokens is not None:
+        sample += f"; as much as {found.sample_tokens:,.0f} tokens drawn alike"
+        at_cap += f", {found.capped_windows:,} windows"
     rows = {
-        "outside": f"{found.outside:.1%} of the target's windows are further from every cell than 99% of the pool's",
+        "outside": f"{found.outside:.1%} of the target's windows are further from their cell than 99% of the pool's",
         "effective cells": f"pool {found.effective_pool:.1f}, target {found.effective_target:.1f} of {found.cells}",
         "weighed": f"{found.chosen_cells} cells" if found.auc is None else f"windows; AUC, held out: {found.auc:.3f}",
-        "effective sample": f"{found.sample_cells:.1f} cells",
-        "epochs of a cell": f"median {found.median_epochs:.2f}, most {found.most_epochs:.2f}; "
-        f"{found.capped_cells} of {found.cells} cells at the cap",
+        "effective sample": sample,
+        "epochs of a cell": f"median {found.median_epochs:.2f}, most {found.most_epochs:.2f}; {at_cap}",
     }
     return [f"  {name:<18} {text}" for name, text in rows.items()]
 

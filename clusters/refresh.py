@@ -268,10 +268,11 @@ def gate_screen(gate: Mapping[str, Any], *, named: Snapshot, model: Path) -> str
     ]
     titles = {"old": "held-out text of before", "new": "held-out new text"}
     for row in gate["sets"]:
+        few = f", fewer than {fewest}" if row["documents"] < (fewest := gate["fewest_documents"]) else ""
         lines.append(
             f"  {titles[row['text']]:<26} {row['champion']:>10.4f} {row['challenger']:>11.4f}   "
             f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]   all below {row['at_most']:+.4f}: "
-            f"{'yes' if row['holds'] else 'no'} ({row['documents']:,} documents)"
+            f"{'yes' if row['holds'] else 'no'} ({row['documents']:,} documents{few})"
         )
     if all(row["low"] == row["difference"] == row["high"] == 0 for row in gate["sets"]):
         lines += ["", "The two score alike: no step lowered the loss on validation, so the weights are those of before"]

@@ -48,7 +48,8 @@ def facts(snapshot: Snapshot) -> str:
         "tokenizer": "{vocab_size:,} tokens learned from {documents:,} documents",
         "classifier": "accuracy {accuracy:.3f}, macro F1 {macro_f1:.3f} on {held_out_documents:,} held-out documents",
         "mixture": "{cells} cells, effective sample {effective_sample_size:.1f} cells"
-        + (", target coverage {coverage:.3f}" if "coverage" in summary else ""),
+        + (", target coverage {coverage:.3f}" if "coverage" in summary else "")
+        + (", THE POOL AS IT IS: too small for this stream and its cap" if summary.get("pool_too_small") else ""),
         "packs": "{rows:,} rows of {context} tokens",
         "model": "{parameters:,} parameters" + (", {tokens:,} tokens, loss {loss:.3f}" if "loss" in summary else ""),
         "export": "{model}, {bits_per_byte:.4f} bits/byte on validation",

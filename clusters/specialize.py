@@ -29,8 +29,7 @@ FLOPS_PER_SECOND = 2.0e11
 MODELS = ("generic", "specialized")
 WITH_EXPERTS = ("projected", "soup", "mixture")  # families of which one expert is served
 MOST_EXPERTS = 32  # best per cost in the method's paper
-TUNING_SHARE = 4  # pretraining tokens per fine-tuning token
-TARGET_ONLY_SHARE = 2  # and per token of the model that learns from the target alone
+TUNING_SHARE = 2  # pretraining tokens per token read of the target, with pretraining or without
 ROWS_PER_LOOK = 640  # between two looks at validation, as in fine-tuning: 40 steps of 16 rows
 POOL_DOCUMENTS = 100  # of the pool, on which models are scored before and after fine-tuning
 
@@ -64,18 +63,20 @@ def columns(*, text: str, identity: str | None, domain: str | None) -> dict[str,
 
 
 def training_tokens(plan: Plan) -> int:
-    """Tokens of each pretraining stream; all runs together (2 + 1/2 + 2/4 streams, and 1 + 1/4 for a family with
-    experts) take `minutes` of training."""
+    """Tokens of each pretraining stream; all runs together take `minutes` of training.
+
+    They are 2 + 3/2 streams, and 1 + 1/2 more for a family with experts.
+    """
     if plan.tokens is not None:
         return plan.tokens
     models = len(MODELS) + (plan.family in WITH_EXPERTS)
-    streams = models + 1 / TARGET_ONLY_SHARE + models / TUNING_SHARE
+    streams = models + (models + 1) / TUNING_SHARE
     tokens = plan.minutes * 60 * FLOPS_PER_SECOND / (6 * plan.params * streams)
     return max(100_000, round(tokens / 10_000) * 10_000)
 
 
 def tuning_tokens(tokens: int) -> int:
-    """Tokens of fine-tuning after so many of pretraining."""
+    """Tokens read of the target beside so many of a stream of pretraining."""
     return max(1, tokens // TUNING_SHARE)
 
 
@@ -146,7 +147,7 @@ def _training(plan: Plan) -> list[Stated]:
     served = [entry.name for entry in experts[1:]]
     every = (*MODELS, *tuned, "target-only", *served)
     own = {"family": plan.family} if plan.family == "recurrent" else {}
-    size, alone = _sized(plan, tokens), _sized(plan, max(1, tokens // TARGET_ONLY_SHARE))
+    size, alone = _sized(plan, tokens), _sized(plan, tuning_tokens(tokens))
     alone |= {"evaluate_every": ROWS_PER_LOOK // alone["batch_rows"], "optimizer": TrainConfig.optimizer}
     return [
         *(stated(name, "pretrain", f"{name}-packs", **size, **own) for name in MODELS),

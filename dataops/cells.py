@@ -97,7 +97,7 @@ class FitCells:
             "windows": sources.total(),
             "cells": fitted["cells"],
             "levels": fitted["levels"],
-            "context": self.context,
+            "context": fitted["context"],
             "similarity_1st_percentile": float(np.percentile(similarities, 1)) if len(similarities) else 0.0,
         }
         artifacts = {"cell-model": model, "cards": file_ref(card["cards"])}
@@ -152,6 +152,14 @@ def load_cells(store: Store, ref: FileRef) -> Cells:
         searched=tuple(arrays["searched"].tolist()),
     )
     return Cells(context=int(labels["context"]), embedder=restored(arrays, labels), tree=tree)
+
+
+def level_of(tree: Tree, most: int) -> int:
+    """The finest level with at most so many cells. Raises UsageError where even the coarsest has more."""
+    levels = [level for level, cells in enumerate(tree.num_cells) if cells <= most]
+    if not levels:
+        raise UsageError(f"at most {most} cells asked for: the tree has {', '.join(map(str, tree.num_cells))}")
+    return levels[-1]
 
 
 def write_cells(store: Store, cells: Cells) -> FileRef:
@@ -255,6 +263,7 @@ def _fit(store: Store, task: Task) -> Receipt:
         "model": as_json(write_cells(store, cells)),
         "cells": cells.num_cells,
         "levels": list(tree.num_cells),
+        "context": cells.context,
         "words": str(words),
         "windows": len(points),
     }

@@ -25,7 +25,10 @@ from dataops.kernels.histogram import importance_weights
 
 @dataclass(frozen=True, kw_only=True)
 class Combine:
-    """One mixture of several over the same pool; `shares` of the stream in their order, equal ones where empty."""
+    """One mixture of several over the same pool; `shares` of the stream in their order, equal ones where empty.
+
+    `max_epochs` caps cells. A window that several mixtures tell apart comes as often as each of them lets it, together.
+    """
 
     verb: ClassVar[str] = "combine"
     revision: ClassVar[int] = 1

@@ -24,7 +24,7 @@ from catalog.run import Receipt, Task, Work, as_json, file_ref
 from catalog.snapshot import Contents, Shard, Snapshot
 from catalog.store import Store
 from catalog.tables import read_live, read_table, write_table
-from dataops.cells import load_cells
+from dataops.cells import level_of, load_cells
 from dataops.importance import Part, same_cells
 from dataops.kernels.drift import Shift, Windows, interval_of_psi, kolmogorov_smirnov, ratio_difference, shift_of_cells
 from dataops.kernels.tree import cells_at
@@ -38,8 +38,8 @@ class MeasureDrift:
 
     The third input holds the fit of their cells, the fourth and fifth the model's scores on the new documents and on
     held-out ones of the target. `cells`: compare on the finest level with at most so many. `moderate` and `large` are
-    the bands of the PSI less what is expected by chance, `distance` that of the KS gap, `worse_by` bits per byte;
-    `level` is the chance of a false alarm of each.
+    the bands of the PSI less what is expected by chance, `distance` that of the KS gap, `level` the chance of a false
+    alarm of either; the model is worse where 95% of a bootstrap lies above `worse_by` bits per byte.
     """
 
     verb: ClassVar[str] = "measure-drift"
@@ -77,12 +77,20 @@ class MeasureDrift:
             "new": (new.contents.shards, new.contents.layers),
             "target": (target.contents.shards, target.contents.layers),
             "cell-model": target.artifact("cell-model"),
-            "furthest": fitted.require("documents", "cells").contents.summary["similarity_1st_percentile"],
+            "furthest": furthest(fitted),
             "scores": scores.artifact("scores"),
             "held-out": held_out.artifact("scores"),
         }
         (receipt,) = work.stage("measure", _measure, [task], unit="windows")
         return Contents(kind="verdict", artifacts={"shifts": file_ref(receipt["shifts"])}, summary=receipt["summary"])
+
+
+def furthest(fitted: Snapshot) -> float:
+    """The similarity that 99% of the fitted pool's windows have to their centroid. Raises UsageError."""
+    summary = fitted.require("documents", "cells").contents.summary
+    if "similarity_1st_percentile" not in summary:
+        raise UsageError(f"{fitted.ref} does not say how far its windows lie: give the snapshot that fit-cells made")
+    return float(summary["similarity_1st_percentile"])
 
 
 def _scored(work: Work, scores: Snapshot, held_out: Snapshot) -> Snapshot:
@@ -128,7 +136,7 @@ def _measure(store: Store, task: Task) -> Receipt:
     known = _contents(store, task["target"])
     new, old = _placed(store, task["new"], without=known), _placed(store, task["target"], without=None)
     tree = load_cells(store, task["cell-model"]).tree
-    level = max(0, sum(each <= step.cells for each in tree.num_cells) - 1)
+    level = level_of(tree, step.cells)
     windows = _windows(old, new, cells_at(tree, level))
     num_known = _num_documents(store, task["new"]) - windows.new
     if min(windows.old, windows.new) < FEWEST:

@@ -1,4 +1,4 @@
-"""Embedders: from the text of a window to a unit vector. One interface, four ways, compared in docs/selection.md.
+"""Embedders: from the text of a window to a unit vector. One interface, four ways; docs/selection.md compares three.
 
     tfidf-svd             hashed words and word pairs, tf-idf, truncated SVD of a sample; the default
     tfidf-random          the same rows under random signs; nothing is learned
@@ -136,7 +136,10 @@ def fit_embedder(
     idf = inverse_document_frequency(frequency, num_windows)
     if kind == "tfidf-random":
         return Projection(idf=idf, projection=random_projection(len(idf), dims=dims, seed=seed))
-    return Projection(idf=idf, projection=fit_projection(sample, idf, dims=dims, seed=seed))
+    try:
+        return Projection(idf=idf, projection=fit_projection(sample, idf, dims=dims, seed=seed))
+    except ValueError as error:
+        raise UsageError(f"{error}; add text, a smaller dimension, or the embedder tfidf-random") from error
 
 
 def restored(arrays: Arrays, labels: Mapping[str, str]) -> Embedder:

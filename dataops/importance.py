@@ -33,7 +33,7 @@ from catalog.run import Receipt, Task, Work, as_json, file_ref
 from catalog.snapshot import Contents, Shard, Snapshot
 from catalog.store import Store
 from catalog.tables import read_live, write_table
-from dataops.cells import load_cells
+from dataops.cells import level_of, load_cells
 from dataops.feedback import Votes, read_votes
 from dataops.kernels.histogram import (
     ImportanceWeights,
@@ -193,7 +193,7 @@ def weigh(step: Weigh, pool: Placed, target: Placed, tree: Tree, *, votes: Array
         moved=lambda share: share_above_cap(share, size, budget=step.tokens, **settings),
     )
     if step.cells != "chosen":
-        chosen = max(0, sum(each <= step.cells for each in tree.num_cells) - 1)
+        chosen = level_of(tree, step.cells)
     shares, alpha = _estimate(step, size, levels, found, chosen, target)
 
     def estimate(counts: np.ndarray) -> np.ndarray:
@@ -276,9 +276,10 @@ def parts_of(snapshots: Sequence[Snapshot]) -> list[Part]:
 
 def votes_of(store: Store, task: Task, target: Placed, tree: Tree) -> Votes | None:
     """The verdicts of a task's feedback, if it has any, in windows as long as the target's."""
-    for part in task["feedback"]:
-        return read_votes(store, *part, window_tokens=target.tokens.mean(), num_cells=tree.num_cells[-1])
-    return None
+    if not task["feedback"]:
+        return None
+    (part,) = task["feedback"]
+    return read_votes(store, *part, window_tokens=target.tokens.mean(), num_cells=tree.num_cells[-1])
 
 
 def weight_table(

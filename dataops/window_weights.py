@@ -288,7 +288,8 @@ def _weigh(store: Store, task: Task) -> Receipt:
         share, pool.tokens, budget=step.tokens, temperature=1.0, defence=step.defence, max_epochs=step.max_epochs
     )
     weights = _by_cell(windows, pool.cell, size, budget=step.tokens, max_epochs=step.max_epochs)
-    factor = np.divide(windows.epochs, weights.epochs[pool.cell], out=np.ones(len(scores)), where=windows.epochs > 0)
+    of_cell = weights.epochs[pool.cell]
+    factor = np.divide(windows.epochs, of_cell, out=np.ones(len(scores)), where=of_cell > 0)
     ids = [read_live(store, shard, layers, ["row", "id", "window", "cell"], table="cells") for shard in shards]
     written, begin = [], 0
     for table in ids:

@@ -2,8 +2,9 @@
 
 The challenger must be better on new text: the whole 95% interval of its paired difference in bits per byte below zero.
 And it must not be worse on old text by more than `margin`: the whole interval below that (a test of non-inferiority).
-What can't be told is not promoted, so a small new set keeps the champion. Both sets are held out and frozen; the
-intervals are those of `evaluate`, a paired bootstrap over documents.
+What can't be told is not promoted: a small new set keeps the champion, and a set below `fewest_documents` always, as a
+bootstrap over so few is too sure of itself. Both sets are held out and frozen; the intervals are those of `evaluate`, a
+paired bootstrap over documents.
 """
 
 from __future__ import annotations
@@ -25,13 +26,17 @@ class Gate:
     """Judge by two evaluations of a champion and a challenger, in this order: on old text, and on new text."""
 
     verb: ClassVar[str] = "gate"
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
 
     margin: float = 0.02
+    fewest_documents: int = 8
 
     def __post_init__(self) -> None:
-        if self.margin < 0:
-            raise UsageError(f"margin {self.margin}: expected 0 or more bits per byte")
+        if self.margin < 0 or self.fewest_documents < 1:
+            raise UsageError(
+                f"margin {self.margin}, fewest_documents {self.fewest_documents}: expected 0 or more bits per byte, "
+                "and at least 1"
+            )
 
     def evidence(self, *inputs: Snapshot) -> list[list[str]]:
         """The references of the models that the evaluations scored, which the verdict names."""
@@ -47,11 +52,27 @@ class Gate:
                 "models, the champion first"
             )
         champion, challenger = scored[1]
-        sets = [_row("old", old, at_most=self.margin), _row("new", new, at_most=0.0)]
+        sets = [self._row("old", old, at_most=self.margin), self._row("new", new, at_most=0.0)]
         winner = challenger if all(row["holds"] for row in sets) else champion
-        summary = {"champion": champion, "challenger": challenger, "winner": winner, "sets": sets}
+        fewest = {"fewest_documents": self.fewest_documents}
+        summary = {"champion": champion, "challenger": challenger, "winner": winner, **fewest, "sets": sets}
         table = pa.Table.from_pylist([{**row, "winner": winner} for row in sets])
         return Contents(kind="verdict", artifacts={"gate": write_table(work.store, table)}, summary=summary)
+
+    def _row(self, text: str, evaluation: Snapshot, *, at_most: float) -> dict[str, Any]:
+        """What one evaluation says; `at_most` bounds the interval of challenger minus champion from above."""
+        summary: Mapping[str, Any] = evaluation.contents.summary
+        champion, challenger = summary["results"]
+        (pair,) = summary["comparisons"]
+        return {
+            "text": text,
+            "documents": champion["documents"],
+            "champion": champion["bits_per_byte"],
+            "challenger": challenger["bits_per_byte"],
+            **{name: pair[name] for name in ("difference", "low", "high")},
+            "at_most": at_most,
+            "holds": pair["high"] < at_most and champion["documents"] >= self.fewest_documents,
+        }
 
 
 def _models(evaluation: Snapshot) -> tuple[str, ...]:
@@ -65,19 +86,3 @@ def _models(evaluation: Snapshot) -> tuple[str, ...]:
 def _ids(work: Work, evaluation: Snapshot) -> list[tuple[str, str]]:
     """Name and id of what it scored: of equal bytes two versions are one model."""
     return [(each.name, each.id) for each in work.catalog.inputs(evaluation)[1:]]
-
-
-def _row(text: str, evaluation: Snapshot, *, at_most: float) -> dict[str, Any]:
-    """What one evaluation says; `at_most` bounds the interval of challenger minus champion from above."""
-    summary: Mapping[str, Any] = evaluation.contents.summary
-    champion, challenger = summary["results"]
-    (pair,) = summary["comparisons"]
-    return {
-        "text": text,
-        "documents": champion["documents"],
-        "champion": champion["bits_per_byte"],
-        "challenger": challenger["bits_per_byte"],
-        **{name: pair[name] for name in ("difference", "low", "high")},
-        "at_most": at_most,
-        "holds": pair["high"] < at_most,
-    }

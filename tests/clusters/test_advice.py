@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clusters.advice import Budget, Evidence, recommend, too_small, uncovered, without_gain
+from clusters.advice import Budget, Evidence, recommend, too_short, too_small, uncovered, without_gain
 from training.forecast import Prediction
 from training.routes import Route
 
@@ -43,7 +43,8 @@ ENDLESS = float("inf")
         (THIN, 100, 10, 220.0, "slm", "an expert would learn from 500 tokens, too few"),
         (THIN, 100, 10, 300.0, "slm", "an expert would learn from 500 tokens, too few"),
         (WIDE, 100, 10, 300.0, "slm", "spread over 50% of the pool's effective cells"),
-        (SURE, 100, 10, 150.0, "slm", "this is the cheapest; plan less --tokens"),
+        (SURE, 100, 10, 150.0, "slm", "no route fits the budget: this, the cheapest, costs"),
+        (LOST, 100, 1, 1.0, "slm", "no route fits the budget"),
         (LOST, 100, 1, ENDLESS, "slm-is", "+0.010 [-0.010, +0.030] after it: not sure, but resampling costs no more"),
         (LOST, 100, 10, 300.0, "slm", "not enough to pay a pretraining run for each task; larger --proxy-tokens"),
         (WORSE, 100, 1, ENDLESS, "slm", "-0.100 [-0.120, -0.080] after it: not enough to pay"),
@@ -57,11 +58,17 @@ def test_the_route_follows_from_budgets_and_evidence(
     assert reason in advice.reason
 
 
-def test_a_plan_is_refused_without_documents_coverage_or_gain() -> None:
+def test_a_model_that_is_hardly_larger_is_no_other_route() -> None:
+    routes = {**ROUTES, "llm-lora": Route(name="llm-lora", served=101, generic=101.0, task=11.0)}
+    assert recommend(routes, SURE, Budget(max_params=101, tasks=1, flops=ENDLESS)).route == "slm-is"
+
+
+def test_a_plan_is_refused_without_documents_coverage_room_or_gain() -> None:
+    assert "a stream of 900 tokens reads its 200 more often than a window may come" in too_short(900, 200)
     assert too_small(200, 8) == ""
     assert "of its 20 clean documents 1 are for validation where at least 8 are needed; give more" in too_small(20, 1)
     assert uncovered(0.4) == ""
-    assert "97% of the target's windows lie further from every cell" in uncovered(0.97)
+    assert "97% of the target's windows lie further from their cell" in uncovered(0.97)
     assert without_gain(gain(0.1), gain(0.0)) == without_gain(gain(0.0), gain(0.1)) == ""
     assert "no gain of resampling can be told: +0.010 [-0.010, +0.030] bits/byte" in without_gain(
         gain(0.01), gain(-0.1)

@@ -209,7 +209,7 @@ def test_proxies_are_the_planned_runs_but_for_their_size() -> None:
     one, tuned = steps["proxy-generic-2"][1], steps["proxy-specialized-2-tuned"][1]
     assert (one.tokens, one.params, one.learning_rate) == (400_000, 2_000_000, 0.000707)  # type: ignore[attr-defined]
     assert [steps[f"proxy-generic-{n}"][1].batch_rows for n in (1, 2, 3)] == [2, 4, 8]  # type: ignore[attr-defined]
-    assert (tuned.tokens, tuned.seed) == (100_000, 5)  # type: ignore[attr-defined]
+    assert (tuned.tokens, tuned.seed) == (200_000, 5)  # type: ignore[attr-defined]
     assert (steps["forecast"][1].tokens, steps["forecast"][1].params) == (1_600_000, 8_000_000)  # type: ignore[attr-defined]
     assert "export" not in steps
     with pytest.raises(UsageError, match="3,200,000 tokens and 8,000,000 parameters takes no less compute than the pl"):

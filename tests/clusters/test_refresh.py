@@ -137,11 +137,12 @@ def test_refresh_learns_new_text_keeps_the_better_model_and_does_nothing_twice(s
     pool = written(tmp_path / "pool.jsonl", topic_rows({"topic-1": 6}, seed=72))
     new = Additions(add=add, pool=pool, feedback=(str(feedback),), tokens=12_000, margin=0.2)
 
-    said = refreshed(store, "tuned", new, tmp_path / "bad", "tuned-challenger.learning_rate=3.0")
+    few = "tuned-gate.fewest_documents=2"
+    said = refreshed(store, "tuned", new, tmp_path / "bad", "tuned-challenger.learning_rate=3.0", few)
     assert "The champion stays: tuned@1 is tuned-champion@1" in said, said
     assert champion(store).id == Catalog.open(store).snapshot("tuned").id, "a worse challenger is refused"
 
-    said = refreshed(store, "tuned", new, tmp_path / "out")
+    said = refreshed(store, "tuned", new, tmp_path / "out", few)
     catalog = Catalog.open(store)
     assert "champion tuned@1, challenger tuned-challenger@2\n" in said, said
     assert "The challenger takes over: tuned-challenger@2 is tuned-champion@2" in said, said
@@ -151,7 +152,7 @@ def test_refresh_learns_new_text_keeps_the_better_model_and_does_nothing_twice(s
     assert set(trained) == {"base@1", "tuned@1", champion(store).ref}
 
     before = catalog.sequence
-    assert refreshed(store, "tuned", new, tmp_path / "out").startswith("nothing to do")
+    assert refreshed(store, "tuned", new, tmp_path / "out", few).startswith("nothing to do")
     assert Catalog.open(store).sequence == before
     assert refreshed(store, "tuned-champion", new, tmp_path / "again").startswith("nothing to do: no document is new")
 
@@ -287,7 +288,7 @@ def _texts(catalog: Catalog, name: str) -> set[str]:
 def test_the_gate_says_when_training_changed_nothing(difference: float, tmp_path: Path) -> None:
     row = {"champion": 2.0, "challenger": 2.0 + difference, "difference": difference, "low": difference, "high": 0.0}
     sets = [{**row, "text": text, "at_most": 0.0, "holds": False, "documents": 9} for text in ("old", "new")]
-    gate = {"champion": "a@1", "challenger": "b@1", "winner": "a@1", "sets": sets}
+    gate = {"champion": "a@1", "challenger": "b@1", "winner": "a@1", "fewest_documents": 8, "sets": sets}
     contents, store = Contents(kind="model"), Store(tmp_path)
     named = Snapshot(name="a", version=1, id="0" * 64, run="", inputs=(), contents=contents, store=store)
     said = gate_screen(gate, named=named, model=Path("out/model"))

@@ -81,7 +81,7 @@ def test_a_refit_on_more_text_keeps_the_embedding_and_the_numbers_of_cells(selec
     moved = apply(catalog, FitCells(iterations=3), target, selection.pool, into="moved")
     after = load_cells(catalog.store, moved.artifact("cell-model"))
     assert np.array_equal(after.embedder.arrays["projection"], before.embedder.arrays["projection"])
-    assert after.context == before.context
+    assert after.context == moved.contents.summary["context"] == before.context != FitCells().context
     assert after.tree.num_cells == before.tree.num_cells
     old = {(row["id"], row["window"]): row["cell"] for row in cells_of(selection, "target-cells")}
     new = {(row["id"], row["window"]): row["cell"] for row in cells_of(selection, "moved")}
@@ -163,6 +163,11 @@ def test_a_small_sample_gives_fewer_cells_and_still_every_window_one(selection: 
     cells = [row["cell"] for row in live(selection.catalog, fitted, "cell", table="cells")]
     assert len(cells) == summary["windows"]
     assert 0 <= min(cells) <= max(cells) < summary["cells"]
+
+
+def test_a_sample_smaller_than_the_dimension_is_one_clear_error(selection: Selection) -> None:
+    with pytest.raises(UsageError, match="expected at least 65 texts; add text, a smaller dimension"):
+        apply(selection.catalog, FitCells(context=CONTEXT, sample_windows=40), selection.tokens, into="cells")
 
 
 def test_nothing_to_cluster_is_one_clear_error(selection: Selection) -> None:

@@ -140,6 +140,11 @@ def test_cells_of_two_fits_are_not_compared(selection: Selection) -> None:
         apply(selection.catalog, Weigh(tokens=1_000), selection.pool, other, into="mixture")
 
 
+def test_fewer_cells_than_the_coarsest_level_has_are_refused(selection: Selection) -> None:
+    with pytest.raises(UsageError, match="at most 1 cells asked for: the tree has"):
+        apply(selection.catalog, Weigh(tokens=1000, cells=1), selection.pool, selection.target, into="mixture")
+
+
 def test_a_target_without_windows_is_one_clear_error(selection: Selection) -> None:
     none = QualityFilter(rules=(Rule(name="endless", statistic="n_words", low=1e9),))
     empty = apply(selection.catalog, none, selection.target, into="empty")

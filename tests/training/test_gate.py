@@ -23,12 +23,20 @@ def catalog(tmp_path: Path) -> Catalog:
     return Catalog.open(tmp_path / "store", create=True)
 
 
-def evaluation(catalog: Catalog, name: str, low: float, high: float, models: tuple[str, ...] = ("m", "n")) -> Snapshot:
+def evaluation(
+    catalog: Catalog,
+    name: str,
+    low: float,
+    high: float,
+    models: tuple[str, ...] = ("m", "n"),
+    documents: int = 8,
+) -> Snapshot:
     """As `evaluate` leaves it: n is better than m by the middle of the interval. Each model has its version 1."""
     kept = [model if model in catalog.snapshots else scored_model(catalog, model).name for model in ("text", *models)]
     difference = (low + high) / 2
     results = [
-        {"model": model, "documents": 9, "bits_per_byte": 2 + difference * place} for place, model in enumerate(models)
+        {"model": model, "documents": documents, "bits_per_byte": 2 + difference * place}
+        for place, model in enumerate(models)
     ]
     pair = {"model": models[-1], "baseline": models[0], "difference": difference, "low": low, "high": high}
     summary = {"results": results, "comparisons": [pair]}
@@ -71,6 +79,13 @@ def test_a_wider_margin_lets_more_pass(catalog: Catalog) -> None:
     given = [evaluation(catalog, "old", -0.01, 0.03), evaluation(catalog, "new", -0.2, -0.1)]
     made = run(Gate(margin=0.05), *given, into="gate", catalog=catalog, executor=LocalExecutor(workers=1))
     assert made.contents.summary["winner"] == "n@1"
+
+
+@pytest.mark.parametrize(("documents", "winner"), [(7, "m@1"), (8, "n@1")])
+def test_a_set_of_few_documents_promotes_nobody(catalog: Catalog, documents: int, winner: str) -> None:
+    given = [evaluation(catalog, "old", -0.01, 0.01), evaluation(catalog, "new", -0.1, -0.1, documents=documents)]
+    made = run(Gate(), *given, into="gate", catalog=catalog, executor=LocalExecutor(workers=1))
+    assert made.contents.summary["winner"] == winner
 
 
 def test_the_verdict_names_the_version_that_was_scored_and_another_one_is_another_model(catalog: Catalog) -> None:
