@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from reproduce_records import AFTER, BEFORE, Records, Results
-from reproduce_rows import Row
+from reproduce_rows import SELECTORS, Row
 
 DRAWS = 4000
 
@@ -103,10 +103,10 @@ def _print_costs(records: Records, there: Sequence[Row]) -> None:
 
 
 def _print_gains(records: Records, there: Sequence[Row], targets: Sequence[str]) -> None:
-    """What held-out target documents gain by each mixture over cells, at the level that it chose."""
+    """What held-out target documents gain by each smoothed mixture over cells, at the level that it chose."""
     found = {}
     for row in there:
-        if row.size == "1:1000" and row.seed == 0 and records.lines[row]["gain"]:
+        if row.size == "1:1000" and row.seed == 0 and records.lines[row]["gain"] and _is_smoothed(row.method):
             found[row.method, row.target] = "{gain:.2f} ± {error:.2f} ({cells})".format(**records.lines[row]["gain"])
     if not found:
         return
@@ -115,6 +115,11 @@ def _print_gains(records: Records, there: Sequence[Row], targets: Sequence[str])
     print("| --- |" + " ---: |" * len(targets))
     for method in dict.fromkeys(method for method, _ in found):
         print(f"| {method} | {' | '.join(found.get((method, target), '') for target in targets)} |")
+
+
+def _is_smoothed(method: str) -> bool:
+    """Whether the weights are those of the tree, by which `weigh` judges levels whatever its settings."""
+    return getattr(SELECTORS[method](1), "smoothing", None) == "tree"
 
 
 def _print_size(results: Results, size: str, targets: Sequence[str], methods: Sequence[str], baseline: str) -> None:

@@ -5,7 +5,7 @@ p(c | parent) = (n_c + a p_g(c | parent)) / (n_parent + a). Where a parent has f
 the pool gives them: the leaf backs off to its parent. Each level has one strength a, the one that best predicts each
 target *document* from the others, because windows of a document are alike.
 
-How fine to go is judged on held-out documents by the weights that would be used in the end, cap and all: the mean of
+How fine to go is judged on held-out documents by the weights that come of these shares, cap and all: the mean of
 ln(q_c / p_g(c)) over held-out windows. Unlike the likelihood of a histogram this compares across numbers of cells: it
 is what the target gains over the pool in nats a window. Finer cells raise it while they tell target and pool apart, and
 what the cap takes from small cells it takes from the gain too.
