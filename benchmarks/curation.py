@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from catalog.catalog import Catalog
 from catalog.snapshot import Snapshot
 from clusters.recipes import Recipe, Stated
-from clusters.specialize import Plan, recipe_for
+from clusters.specialize import Request, recipe_for
 
 CORPORA = Path(__file__).parents[2] / "shared" / "corpora"
 SELECTORS = ("weigh-two-stage", "weigh-ngrams", "weigh-cross-entropy", "weigh-stacked", "weigh-classifier")
@@ -36,8 +36,8 @@ SLOW = 10.0  # MB/s: a step below it is pointed at
 def recipe(pool: list[Path], target: Path) -> Recipe:
     """Curation and selection."""
     named = {"domain_column": "domain"}
-    plan = Plan(pool=tuple(map(str, pool)), target=(str(target),), tokens=TOKENS, classify=True, columns=named)
-    entries = recipe_for(plan).entries
+    request = Request(pool=tuple(map(str, pool)), target=(str(target),), tokens=TOKENS, classify=True, columns=named)
+    entries = recipe_for(request).entries
     last = [entry.name for entry in entries].index("target-packs")
     others = [
         Stated(name=verb, step=verb, inputs=("clean-cells", "train-cells"), settings={"tokens": TOKENS})

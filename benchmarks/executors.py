@@ -16,7 +16,7 @@ from catalog.catalog import Catalog
 from clusters.console import Console
 from clusters.recipes import Recipe
 from clusters.runner import TRAINING, run_recipe
-from clusters.specialize import Plan, recipe_for
+from clusters.specialize import Request, recipe_for
 
 SETTINGS = (("local", 1), ("local", 2), ("ray", 1), ("ray", 2))
 
@@ -27,8 +27,8 @@ def main() -> int:
     parser.add_argument("--pool", nargs="+", required=True)
     parser.add_argument("--target", nargs="+", required=True)
     options = parser.parse_args()
-    plan = Plan(pool=tuple(options.pool), target=tuple(options.target))
-    entries = recipe_for(plan).entries
+    request = Request(pool=tuple(options.pool), target=tuple(options.target))
+    entries = recipe_for(request).entries
     before_training = next(i for i, entry in enumerate(entries) if entry.step in TRAINING)
     recipe = Recipe(entries=entries[:before_training])
     reference: dict[str, str] = {}

@@ -34,7 +34,7 @@ from catalog.snapshot import Snapshot
 from clusters.console import Console
 from clusters.recipes import Recipe
 from clusters.runner import run_recipe
-from clusters.specialize import POOL_DOCUMENTS, Plan, recipe_for
+from clusters.specialize import POOL_DOCUMENTS, Request, recipe_for
 from clusters.specialize import write_export as copy_export
 from dataops.executors import LocalExecutor
 from training.compare import Evaluate, Export
@@ -68,7 +68,7 @@ print("RESULT" + json.dumps(logits))
 """
 
 
-def write_text(folder: Path, vocab: int) -> Plan:
+def write_text(folder: Path, vocab: int) -> Request:
     """The pool and the target as files, and the plan that curates them."""
     for name, parts in (("pool", POOL), ("target", TARGET)):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def write_text(folder: Path, vocab: int) -> Plan:
             lines = (json.dumps({"text": text}) for text in table.take(chosen)["text"].to_pylist())
             (folder / name / f"{corpus}.jsonl").write_text("\n".join(lines) + "\n")
     paths = {"pool": (str(folder / "pool"),), "target": (str(folder / "target"),)}
-    return Plan(**paths, cells=CELLS, context=CONTEXT, vocab_size=vocab)
+    return Request(**paths, cells=CELLS, context=CONTEXT, vocab_size=vocab)
 
 
 def curated(folder: Path, vocab: int) -> Catalog:

@@ -1,6 +1,6 @@
 """What `tamis plan` predicts and what `tamis specialize` then measures, by target: the table of docs/planning.md.
 
-    python benchmarks/plan.py --targets biomed,math [--tokens 1000000] [--folder FOLDER]
+    python benchmarks/request.py --targets biomed,math [--tokens 1000000] [--folder FOLDER]
 
 Beside it the third pair of proxies, as the first two predict it. The pool is a sample of encyclopedia and news, each
 target a sample of a specialist corpus. Stopped and started again it goes on where it was; a target that is finished is
@@ -26,7 +26,7 @@ from clusters.advice import interval
 from clusters.plan import check, plan_now, prepared
 from clusters.plan_screen import prediction_lines
 from clusters.runner import run_recipe
-from clusters.specialize import Plan, recipe_for
+from clusters.specialize import Request, recipe_for
 from training.forecast import Forecast, gains_of, predict
 
 CORPORA = {
@@ -51,15 +51,15 @@ def sample(corpora: Path, name: str, documents: int, folder: Path) -> str:
     return str(path)
 
 
-def planned_and_done(plan: Plan, store: Path) -> list[str]:
+def planned_and_done(request: Request, store: Path) -> list[str]:
     """Plan, specialize, and the lines that compare the two."""
     where = {"store": str(store), "executor": "auto", "workers": 2}
     try:
-        planned, recipe = prepared(plan, proxy_tokens=(), proxy_params=None, assignments=())
+        planned, recipe = prepared(request, proxy_tokens=(), proxy_params=None, assignments=())
         plan_now(planned, recipe, max_params=None, tasks=5, hours=None, output_format="text", **where)  # type: ignore[arg-type]
     except TamisError as refused:
         print(f"refused: {refused}")
-    made: dict[str, Snapshot] = run_recipe(recipe_for(plan), check=check, **where)  # type: ignore[arg-type]
+    made: dict[str, Snapshot] = run_recipe(recipe_for(request), check=check, **where)  # type: ignore[arg-type]
     catalog = Catalog.open(store)
     return [*prediction_lines(catalog, made), *third_from_two(catalog)]
 
@@ -102,14 +102,14 @@ def main() -> None:
     pool = tuple(sample(arguments.corpora, name, count, arguments.folder) for name, count in POOL.items())
     found = {}
     for target in arguments.targets.split(","):
-        plan = Plan(
+        request = Request(
             pool=pool,
             target=(sample(arguments.corpora, target, arguments.documents, arguments.folder),),
             tokens=arguments.tokens,
             params=arguments.params,
             columns={"id_column": "id"},
         )
-        found[target] = planned_and_done(plan, arguments.folder / target / "store")
+        found[target] = planned_and_done(request, arguments.folder / target / "store")
     for target, lines in found.items():
         print("\n".join([target, *lines]))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from catalog.fingerprint import fingerprint
 from clusters.console import Console, duration
-from clusters.specialize import Plan, recipe_for, run_and_export
+from clusters.specialize import Request, recipe_for, run_and_export
 
 DEMO_TOKENS = 1_600_000
 QUICK_TOKENS = 250_000
@@ -36,7 +36,7 @@ def run_demo(*, store: str, out: Path, target: str, quick: bool, executor: str, 
     console = Console()
     console.title(f"tamis demo: a small model of {target}, from the documentation on this machine")
     corpus = collect(out / "corpus", target=target, quick=quick, workers=workers, console=console)
-    plan = Plan(
+    request = Request(
         pool=corpus.pool,
         target=corpus.target,
         tokens=QUICK_TOKENS if quick else DEMO_TOKENS,
@@ -44,7 +44,7 @@ def run_demo(*, store: str, out: Path, target: str, quick: bool, executor: str, 
         columns={name: value for name, value in vars(READ_OPTIONS).items() if value is not None},
         classify=True,
     )
-    run_and_export(recipe_for(plan), out / "model", store=store, executor=executor, workers=workers, console=console)
+    run_and_export(recipe_for(request), out / "model", store=store, executor=executor, workers=workers, console=console)
     console.title(f"done in {duration(time.monotonic() - started)}")
 
 

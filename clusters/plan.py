@@ -21,7 +21,7 @@ from clusters.plan_report import outside, report_of
 from clusters.plan_screen import plan_screen
 from clusters.recipes import Recipe, Stated, override
 from clusters.runner import run_recipe
-from clusters.specialize import MODELS, Plan, recipe_for, tuning_tokens
+from clusters.specialize import MODELS, Request, recipe_for, tuning_tokens
 from training.config import batch_rows_for, scaled_rate, smallest
 from training.forecast import doublings_of
 
@@ -41,13 +41,13 @@ class Proxies:
             raise UsageError(f"proxies of {list(self.tokens)} tokens: expected different sizes, from small to large")
 
 
-def proxies_for(plan: Plan, planned: Stated, *, tokens: Sequence[int], params: int | None) -> Proxies:
+def proxies_for(request: Request, planned: Stated, *, tokens: Sequence[int], params: int | None) -> Proxies:
     """The proxies asked for; by default a quarter of the parameters, or the smallest shape of this vocabulary.
 
     Raises UsageError for proxies that are not smaller than the planned run.
     """
     size = {name: int(planned.settings[name]) for name in ("tokens", "params")}
-    least = smallest(vocab_size=plan.vocab_size, context=plan.context).num_parameters
+    least = smallest(vocab_size=request.vocab_size, context=request.context).num_parameters
     by_share = sorted({max(1, size["tokens"] // share) for share in SHARES})
     proxies = Proxies(tokens=tuple(tokens or by_share), params=params or max(size["params"] // 4, least))
     doublings_of([(each, proxies.params) for each in proxies.tokens], **size)
@@ -108,12 +108,12 @@ def check(made: Mapping[str, Snapshot]) -> None:
 
 
 def prepared(
-    plan: Plan, *, proxy_tokens: Sequence[int], proxy_params: int | None, assignments: Sequence[str]
+    request: Request, *, proxy_tokens: Sequence[int], proxy_params: int | None, assignments: Sequence[str]
 ) -> tuple[Stated, Recipe]:
     """The run that is planned, and the recipe of the plan; `assignments` speak of the main job's entries."""
-    recipe = override(recipe_for(plan), assignments)
+    recipe = override(recipe_for(request), assignments)
     planned = next(entry for entry in recipe.entries if entry.name == MODELS[1])
-    return planned, plan_recipe(recipe, proxies_for(plan, planned, tokens=proxy_tokens, params=proxy_params))
+    return planned, plan_recipe(recipe, proxies_for(request, planned, tokens=proxy_tokens, params=proxy_params))
 
 
 def plan_now(

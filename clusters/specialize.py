@@ -35,7 +35,7 @@ POOL_DOCUMENTS = 100  # of the pool, on which models are scored before and after
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Request:
     """What the user asks for. `tokens` None: as many as `minutes` of training allow at this size.
 
     A `family` with experts adds a third model beside the two decoders: pretrained on the pool, projected for the
@@ -62,16 +62,16 @@ def columns(*, text: str, identity: str | None, domain: str | None) -> dict[str,
     return {key: value for key, value in named.items() if value is not None}
 
 
-def training_tokens(plan: Plan) -> int:
+def training_tokens(request: Request) -> int:
     """Tokens of each pretraining stream; all runs together take `minutes` of training.
 
     They are 2 + 3/2 streams, and 1 + 1/2 more for a family with experts.
     """
-    if plan.tokens is not None:
-        return plan.tokens
-    models = len(MODELS) + (plan.family in WITH_EXPERTS)
+    if request.tokens is not None:
+        return request.tokens
+    models = len(MODELS) + (request.family in WITH_EXPERTS)
     streams = models + (models + 1) / TUNING_SHARE
-    tokens = plan.minutes * 60 * FLOPS_PER_SECOND / (6 * plan.params * streams)
+    tokens = request.minutes * 60 * FLOPS_PER_SECOND / (6 * request.params * streams)
     return max(100_000, round(tokens / 10_000) * 10_000)
 
 
@@ -80,35 +80,35 @@ def tuning_tokens(tokens: int) -> int:
     return max(1, tokens // TUNING_SHARE)
 
 
-def recipe_for(plan: Plan) -> Recipe:
+def recipe_for(request: Request) -> Recipe:
     """The steps of the main job, in order. Raises UsageError for a size, a family or a selector that can't be."""
-    if plan.family not in ("decoder", "recurrent", *WITH_EXPERTS):
-        raise UsageError(f"no family {plan.family!r}: expected decoder, recurrent, {', '.join(WITH_EXPERTS)}")
-    if plan.selector not in WEIGHING:
-        raise UsageError(f"no selector {plan.selector!r}: expected {', '.join(WEIGHING)}")
-    if plan.params < plan.vocab_size * 64 * 2:
+    if request.family not in ("decoder", "recurrent", *WITH_EXPERTS):
+        raise UsageError(f"no family {request.family!r}: expected decoder, recurrent, {', '.join(WITH_EXPERTS)}")
+    if request.selector not in WEIGHING:
+        raise UsageError(f"no selector {request.selector!r}: expected {', '.join(WEIGHING)}")
+    if request.params < request.vocab_size * 64 * 2:
         raise UsageError(
-            f"--params {plan.params:,} is too small for a vocabulary of {plan.vocab_size:,}: expected at least "
-            f"{plan.vocab_size * 64 * 2:,}, or a recipe (--print-recipe) with a smaller vocab_size and params"
+            f"--params {request.params:,} is too small for a vocabulary of {request.vocab_size:,}: expected at least "
+            f"{request.vocab_size * 64 * 2:,}, or a recipe (--print-recipe) with a smaller vocab_size and params"
         )
-    return Recipe(entries=(*_curation(plan), *_selection(plan), *_training(plan)))
+    return Recipe(entries=(*_curation(request), *_selection(request), *_training(request)))
 
 
-def _curation(plan: Plan) -> list[Stated]:
+def _curation(request: Request) -> list[Stated]:
     """A clean pool without any text of the target, and a clean target; its training part teaches the tokenizer."""
     entries = [
-        stated("pool", "ingest", paths=list(plan.pool), **plan.columns),
+        stated("pool", "ingest", paths=list(request.pool), **request.columns),
         stated("pool-unique", "exact-dedup", "pool"),
         stated("pool-dedup", "fuzzy-dedup", "pool-unique"),
         stated("pool-quality", "quality-filter", "pool-dedup"),
     ]
-    if plan.classify:
+    if request.classify:
         entries += [
             stated("domains", "train-classifier", "pool-quality"),
             stated("pool-domains", "classify", "pool-quality", "domains"),
         ]
     entries += [
-        stated("target", "ingest", paths=list(plan.target), **plan.columns),
+        stated("target", "ingest", paths=list(request.target), **request.columns),
         stated("target-unique", "exact-dedup", "target"),
         stated("target-dedup", "fuzzy-dedup", "target-unique"),
         stated("target-clean", "quality-filter", "target-dedup"),
@@ -118,36 +118,36 @@ def _curation(plan: Plan) -> list[Stated]:
     return entries
 
 
-def _selection(plan: Plan) -> list[Stated]:
+def _selection(request: Request) -> list[Stated]:
     """Tokens, the target's three parts, cells, weights, the resampled snapshot, and packs."""
-    tokens = training_tokens(plan)
+    tokens = training_tokens(request)
     return [
-        stated("tokenizer", "train-tokenizer", "clean", "target-train", vocab_size=plan.vocab_size),
+        stated("tokenizer", "train-tokenizer", "clean", "target-train", vocab_size=request.vocab_size),
         stated("clean-tokens", "tokenize", "clean", "tokenizer"),
         stated("target-tokens", "tokenize", "target-clean", "tokenizer"),
         stated("train", "split", "target-tokens", start=0.0, stop=0.85),
         stated("validation", "split", "target-tokens", start=0.85, stop=0.9),
         stated("test", "split", "target-tokens", start=0.9, stop=1.0),
-        stated("clean-cells", "fit-cells", "clean-tokens", cells=plan.cells, context=plan.context),
+        stated("clean-cells", "fit-cells", "clean-tokens", cells=request.cells, context=request.context),
         stated("train-cells", "assign-cells", "train", "clean-cells"),
-        stated("mixture", plan.selector, "clean-cells", "train-cells", tokens=tokens),
+        stated("mixture", request.selector, "clean-cells", "train-cells", tokens=tokens),
         stated("resampled", "resample", "clean-cells", "mixture", tokens=tokens),
-        stated("generic-packs", "pack", "clean-cells", context=plan.context),
-        stated("specialized-packs", "pack", "resampled", context=plan.context),
-        stated("target-packs", "pack", "train-cells", context=plan.context),
+        stated("generic-packs", "pack", "clean-cells", context=request.context),
+        stated("specialized-packs", "pack", "resampled", context=request.context),
+        stated("target-packs", "pack", "train-cells", context=request.context),
     ]
 
 
-def _training(plan: Plan) -> list[Stated]:
+def _training(request: Request) -> list[Stated]:
     """Two equal models on equal tokens, both fine-tuned; one on the target alone; evaluation; the best one exported."""
-    tokens = training_tokens(plan)
+    tokens = training_tokens(request)
     tuning = {"tokens": tuning_tokens(tokens)}
     tuned = [f"{name}-tuned" for name in MODELS]
-    experts = _experts(plan, tuning) if plan.family in WITH_EXPERTS else []
+    experts = _experts(request, tuning) if request.family in WITH_EXPERTS else []
     served = [entry.name for entry in experts[1:]]
     every = (*MODELS, *tuned, "target-only", *served)
-    own = {"family": plan.family} if plan.family == "recurrent" else {}
-    size, alone = _sized(plan, tokens), _sized(plan, tuning_tokens(tokens))
+    own = {"family": request.family} if request.family == "recurrent" else {}
+    size, alone = _sized(request, tokens), _sized(request, tuning_tokens(tokens))
     alone |= {"evaluate_every": ROWS_PER_LOOK // alone["batch_rows"], "optimizer": TrainConfig.optimizer}
     return [
         *(stated(name, "pretrain", f"{name}-packs", **size, **own) for name in MODELS),
@@ -164,42 +164,42 @@ def _training(plan: Plan) -> list[Stated]:
     ]
 
 
-def _sized(plan: Plan, tokens: int, *, family: str = "decoder", experts: int = 1) -> dict[str, Any]:
+def _sized(request: Request, tokens: int, *, family: str = "decoder", experts: int = 1) -> dict[str, Any]:
     """What training from scratch on so many tokens takes."""
-    rows = family_rows_for(tokens, context=plan.context, family=family, experts=experts)
-    return {"params": plan.params, "tokens": tokens, "batch_rows": rows, "learning_rate": rate_for(rows)}
+    rows = family_rows_for(tokens, context=request.context, family=family, experts=experts)
+    return {"params": request.params, "tokens": tokens, "batch_rows": rows, "learning_rate": rate_for(rows)}
 
 
-def _experts(plan: Plan, tuning: Mapping[str, Any]) -> list[Stated]:
+def _experts(request: Request, tuning: Mapping[str, Any]) -> list[Stated]:
     """A model of several experts on the pool, the one that fits the target, and that one tuned."""
-    tokens, experts = training_tokens(plan), min(MOST_EXPERTS, plan.cells)
-    size = _sized(plan, tokens, family=plan.family, experts=experts)
-    rule = "histogram" if plan.family == "soup" else "lowest-loss"
+    tokens, experts = training_tokens(request), min(MOST_EXPERTS, request.cells)
+    size = _sized(request, tokens, family=request.family, experts=experts)
+    rule = "histogram" if request.family == "soup" else "lowest-loss"
     return [
-        stated("experts", "pretrain", "generic-packs", family=plan.family, experts=experts, **size),
+        stated("experts", "pretrain", "generic-packs", family=request.family, experts=experts, **size),
         stated("expert", "project", "experts", "target-packs", expert=rule),
         stated("expert-tuned", "finetune", "target-packs", "validation", "expert", **tuning),
     ]
 
 
 def specialize_now(
-    plan: Plan, *, out: Path, store: str, executor: str, workers: int, assignments: Sequence[str]
+    request: Request, *, out: Path, store: str, executor: str, workers: int, assignments: Sequence[str]
 ) -> None:
-    """`tamis specialize`: run the plan, write recipe and model under `out`, print the last screen.
+    """`tamis specialize`: run the request, write recipe and model under `out`, print the last screen.
 
     Settings and inputs are looked at before anything is written. Raises UsageError or BadInput.
     """
-    recipe = override(recipe_for(plan), assignments)
+    recipe = override(recipe_for(request), assignments)
     executor_for(validate(recipe), executor, workers=workers)
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.yaml").write_text(recipe.to_yaml())
     console = Console()
-    console.title(f"tamis specialize: {training_tokens(plan):,} tokens a model; the recipe is {out / 'recipe.yaml'}")
+    console.title(f"tamis specialize: {training_tokens(request):,} tokens a model; the recipe is {out / 'recipe.yaml'}")
     run_and_export(recipe, out / "model", store=store, executor=executor, workers=workers, console=console)
 
 
 def run_and_export(recipe: Recipe, model: Path, *, store: str, executor: str, workers: int, console: Console) -> None:
-    """Run the recipe of a plan, write the best model to the folder `model`, print the last screen."""
+    """Run the recipe of a request, write the best model to the folder `model`, print the last screen."""
     made = run_recipe(recipe, store=store, executor=executor, workers=workers, console=console)
     catalog = Catalog.open(store)
     write_export(catalog, made["export"], model)

@@ -96,12 +96,12 @@ def curated(tmp_path_factory: pytest.TempPathFactory) -> Curated:
     from clusters.console import Console
     from clusters.recipes import Recipe
     from clusters.runner import run_recipe
-    from clusters.specialize import Plan, recipe_for
+    from clusters.specialize import Request, recipe_for
 
     folder = tmp_path_factory.mktemp("curated")
     for name, rows in zip(("pool", "target"), planted_rows(), strict=True):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps({"url": None, **row}) + "\n" for row in rows))
-    plan = Plan(
+    request = Request(
         pool=(str(folder / "pool.jsonl"),),
         target=(str(folder / "target.jsonl"),),
         tokens=4_000,
@@ -110,7 +110,7 @@ def curated(tmp_path_factory: pytest.TempPathFactory) -> Curated:
         vocab_size=512,
         columns={"id_column": "id", "url_column": "url"},
     )
-    entries = recipe_for(plan).entries
+    entries = recipe_for(request).entries
     last = [entry.name for entry in entries].index("target-packs")
     recipe = Recipe(entries=entries[: last + 1])
     (folder / "recipe.yaml").write_text(recipe.to_yaml())

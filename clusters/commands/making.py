@@ -27,7 +27,7 @@ from clusters.commands.wanted import of_what_is_wanted
 from clusters.registry import SELECTOR
 
 if TYPE_CHECKING:
-    from clusters.specialize import Plan
+    from clusters.specialize import Request
 
 app = typer.Typer()
 
@@ -53,7 +53,7 @@ def demo(
 @app.command()
 @of_what_is_wanted
 def specialize(
-    plan: Plan,
+    request: Request,
     out: Annotated[Path, typer.Option("--out", help="Folder for the exported model.")],
     store: Annotated[str | None, typer.Option("--store", help="Folder of the store; default OUT/store.")] = None,
     family: Annotated[
@@ -74,12 +74,12 @@ def specialize(
     from clusters.recipes import override
     from clusters.specialize import recipe_for, specialize_now
 
-    plan = replace(plan, family=family, selector=selector)
+    request = replace(request, family=family, selector=selector)
     if print_recipe:
-        sys.stdout.write(override(recipe_for(plan), assignments or []).to_yaml())
+        sys.stdout.write(override(recipe_for(request), assignments or []).to_yaml())
         return
     specialize_now(
-        plan,
+        request,
         out=out,
         store=store or str(out / "store"),
         executor=executor,
@@ -91,7 +91,7 @@ def specialize(
 @app.command("plan")
 @of_what_is_wanted
 def plan_command(
-    plan: Plan,
+    request: Request,
     store: StoreOption = STORE,
     tasks: Annotated[int, typer.Option(min=1, help="Specialties that will be wanted of the same pool.")] = 1,
     hours: Annotated[
@@ -124,7 +124,7 @@ def plan_command(
     if output_format not in ("text", "json"):
         raise UsageError(f"no output format {output_format!r} of a plan; the formats are text, json")
     planned, recipe = prepared(
-        plan, proxy_tokens=proxy_tokens or [], proxy_params=proxy_params, assignments=assignments or []
+        request, proxy_tokens=proxy_tokens or [], proxy_params=proxy_params, assignments=assignments or []
     )
     if print_recipe:
         sys.stdout.write(recipe.to_yaml())

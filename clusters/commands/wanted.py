@@ -21,7 +21,7 @@ from clusters.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from clusters.specialize import Plan
+    from clusters.specialize import Request
 
 
 def wanted(
@@ -34,11 +34,11 @@ def wanted(
     text_column: TextColumnOption = "text",
     id_column: IdColumnOption = None,
     domain_column: DomainColumnOption = None,
-) -> Plan:
+) -> Request:
     """What these options ask for."""
-    from clusters.specialize import Plan, columns
+    from clusters.specialize import Request, columns
 
-    return Plan(
+    return Request(
         pool=absolute(pool),
         target=absolute(target),
         tokens=tokens,
@@ -50,14 +50,14 @@ def wanted(
 
 
 def of_what_is_wanted(command: Callable[..., None]) -> Callable[..., None]:
-    """`command(plan, ...)` as typer should see it: with the options of `wanted` in the place of the plan."""
+    """`command(request, ...)` as typer should see it: with the options of `wanted` in the place of the request."""
     _, *own = _parameters(command)
     options = _parameters(wanted)
 
     @wraps(command)
     def asked(**given: Any) -> None:
-        plan = wanted(**{option.name: given.pop(option.name) for option in options})
-        command(plan, **given)
+        request = wanted(**{option.name: given.pop(option.name) for option in options})
+        command(request, **given)
 
     both = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in (*options, *own)]
     asked.__annotations__ = {each.name: each.annotation for each in both}
@@ -66,6 +66,6 @@ def of_what_is_wanted(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _parameters(function: Callable[..., Any]) -> list[Parameter]:
-    """Its parameters with their types; a Plan need not be known, because its import takes longer than any help text."""
-    types = get_type_hints(function, localns={"Plan": Any}, include_extras=True)
+    """Its parameters with their types; a Request need not be known: its import takes longer than any help text."""
+    types = get_type_hints(function, localns={"Request": Any}, include_extras=True)
     return [each.replace(annotation=types[each.name]) for each in signature(function).parameters.values()]

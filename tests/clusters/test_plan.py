@@ -23,7 +23,7 @@ from clusters.plan_report import Report, leaks_of, report_of
 from clusters.plan_screen import forecast_of, plan_screen, prediction_lines
 from clusters.recipes import Recipe, override, validate
 from clusters.runner import run_recipe
-from clusters.specialize import Plan, recipe_for
+from clusters.specialize import Request, recipe_for
 from dataops.kernels.histogram import effective_cells
 from tests.clusters.test_specialize import PLAN, SETTINGS, write_texts
 from tests.dataops.conftest import TOPICS, prose
@@ -34,7 +34,7 @@ PROXIES = Proxies(tokens=(1_000, 2_000), params=130_000)
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """A plan, the recipe of the main job that it is about, and what it made."""
+    """A request, the recipe of the main job that it is about, and what it made."""
 
     recipe: Recipe
     made: Mapping[str, Snapshot]
@@ -53,8 +53,8 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Planned:
     write_texts(folder / "target", {"topic-0": 60}, seed=2)
     leaked = next((folder / "target").iterdir()).read_text()
     (folder / "pool" / "leaked.txt").write_text(leaked + " again")
-    plan = Plan(pool=(str(folder / "pool"),), target=(str(folder / "target"),), **SMALL)  # type: ignore[arg-type]
-    recipe = override(recipe_for(plan), SETTINGS)
+    request = Request(pool=(str(folder / "pool"),), target=(str(folder / "target"),), **SMALL)  # type: ignore[arg-type]
+    recipe = override(recipe_for(request), SETTINGS)
     store = folder / "store"
     made = run(plan_recipe(recipe, PROXIES), store)[0]
     report = report_of(Catalog.open(store), made, planned_run(recipe), max_params=None, tasks=3, hours=None)
@@ -175,8 +175,8 @@ def test_a_pool_with_another_vocabulary_is_refused_before_anything_is_trained(pl
     for number in range(60):
         (tmp_path / "target" / f"{number}.txt").write_text(prose(number, 100, vocabulary=words))
     pool = planned.recipe.entries[0].settings["paths"]
-    plan = Plan(pool=tuple(pool), target=(str(tmp_path / "target"),), **SMALL)  # type: ignore[arg-type]
-    recipe = plan_recipe(override(recipe_for(plan), SETTINGS), PROXIES)
+    request = Request(pool=tuple(pool), target=(str(tmp_path / "target"),), **SMALL)  # type: ignore[arg-type]
+    recipe = plan_recipe(override(recipe_for(request), SETTINGS), PROXIES)
     with pytest.raises(
         TamisError, match=r"the pool can't help: \d+% of the target's windows .*; add text near"
     ) as refused:
@@ -198,10 +198,10 @@ def test_a_target_without_documents_to_hold_out_is_refused(planned: Planned) -> 
 
 
 def test_proxies_are_the_planned_runs_but_for_their_size() -> None:
-    plan = Plan(pool=("p",), target=("t",), tokens=1_600_000, params=8_000_000)
+    request = Request(pool=("p",), target=("t",), tokens=1_600_000, params=8_000_000)
     own = ["generic.learning_rate=0.002", "specialized-tuned.seed=5", "generic.batch_rows=32"]
-    recipe = override(recipe_for(plan), own)
-    proxies = proxies_for(plan, planned_run(recipe), tokens=(), params=None)
+    recipe = override(recipe_for(request), own)
+    proxies = proxies_for(request, planned_run(recipe), tokens=(), params=None)
     assert proxies == Proxies(tokens=tuple(1_600_000 // share for share in SHARES), params=2_000_000)
     steps = {entry.name: (entry, step) for entry, step in validate(plan_recipe(recipe, proxies))}
     assert steps["proxy-generic-2"][0].inputs == ("generic-packs",)
@@ -213,7 +213,7 @@ def test_proxies_are_the_planned_runs_but_for_their_size() -> None:
     assert (steps["forecast"][1].tokens, steps["forecast"][1].params) == (1_600_000, 8_000_000)  # type: ignore[attr-defined]
     assert "export" not in steps
     with pytest.raises(UsageError, match="3,200,000 tokens and 8,000,000 parameters takes no less compute than the pl"):
-        proxies_for(plan, planned_run(recipe), tokens=(3_200_000,), params=8_000_000)
+        proxies_for(request, planned_run(recipe), tokens=(3_200_000,), params=8_000_000)
     with pytest.raises(UsageError, match=r"proxies of \[8, 4\] tokens"):
         Proxies(tokens=(8, 4), params=1)
 

@@ -12,11 +12,11 @@ import yaml
 from catalog.errors import BadInput, TamisError, UsageError
 from clusters.recipes import Recipe, Stated, load, make_step, override, schema, validate
 from clusters.registry import INPUTS, STEPS, check_inputs, step_class
-from clusters.specialize import Plan, recipe_for, training_tokens
+from clusters.specialize import Request, recipe_for, training_tokens
 from dataops.fuzzy import FuzzyDedup
 from dataops.quality import QualityFilter, Rule
 
-PLAN = Plan(pool=("/a/pool",), target=("/a/target.jsonl", "/b/été"), tokens=20_000, classify=True)
+PLAN = Request(pool=("/a/pool",), target=("/a/target.jsonl", "/b/été"), tokens=20_000, classify=True)
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -38,7 +38,7 @@ def test_a_recipe_that_is_written_is_read_back(tmp_path: Path) -> None:
 
 def test_the_recipe_of_the_main_job_is_valid_with_and_without_classification() -> None:
     for classify in (True, False):
-        steps = validate(recipe_for(Plan(pool=("p",), target=("t",), classify=classify)))
+        steps = validate(recipe_for(Request(pool=("p",), target=("t",), classify=classify)))
         assert ("classify" in [entry.step for entry, _ in steps]) == classify
 
 
@@ -190,12 +190,12 @@ def test_the_schema_refuses_what_load_or_validate_refuses(tmp_path: Path, entry:
 
 def test_a_plan_with_too_few_parameters_for_its_vocabulary_is_refused() -> None:
     with pytest.raises(UsageError, match=r"--params 100,000 is too small for a vocabulary of 4,096"):
-        recipe_for(Plan(pool=("p",), target=("t",), params=100_000))
+        recipe_for(Request(pool=("p",), target=("t",), params=100_000))
 
 
 def test_more_minutes_are_more_tokens_and_larger_models_get_fewer() -> None:
-    def tokens(**plan: float) -> int:
-        return training_tokens(Plan(pool=("p",), target=("t",), **plan))  # type: ignore[arg-type]
+    def tokens(**request: float) -> int:
+        return training_tokens(Request(pool=("p",), target=("t",), **request))  # type: ignore[arg-type]
 
     assert tokens(minutes=10) == pytest.approx(2 * tokens(minutes=5), rel=0.01)
     assert tokens(params=2_000_000) == pytest.approx(tokens() / 2, rel=0.01)

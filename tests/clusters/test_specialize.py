@@ -27,7 +27,7 @@ from clusters.origins import WEIGHING
 from clusters.recipes import override, validate
 from clusters.runner import run_recipe
 from clusters.screens import continue_text, last_screen, program, suggestions
-from clusters.specialize import Plan, recipe_for, write_export
+from clusters.specialize import Request, recipe_for, write_export
 from tests.dataops.conftest import TOPICS, live, prose
 from tests.elsewhere import Elsewhere
 
@@ -43,9 +43,9 @@ SETTINGS = [  # a target of 60 documents needs a larger share for validation and
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """The plan, what it made, and where it was exported to."""
+    """The request, what it made, and where it was exported to."""
 
-    plan: Plan
+    request: Request
     snapshots: Mapping[str, Snapshot]
     store: Path
     model: Path
@@ -60,9 +60,9 @@ def write_texts(folder: Path, counts: Mapping[str, int], *, seed: int) -> None:
             (folder / f"{topic}-{i}.txt").write_text(text)
 
 
-def run_again(plan: Plan, store: Path) -> tuple[dict[str, Snapshot], str]:
+def run_again(request: Request, store: Path) -> tuple[dict[str, Snapshot], str]:
     stream = io.StringIO()
-    recipe = override(recipe_for(plan), SETTINGS)
+    recipe = override(recipe_for(request), SETTINGS)
     made = run_recipe(recipe, store=str(store), executor="local", workers=2, console=Console(stream=stream))
     return made, stream.getvalue()
 
@@ -72,11 +72,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("a place with spaces")
     write_texts(folder / "pool", dict.fromkeys(TOPICS, 38), seed=1)
     write_texts(folder / "target", {"topic-0": 60}, seed=2)
-    plan = Plan(pool=(str(folder / "pool"),), target=(str(folder / "target"),), **PLAN)  # type: ignore[arg-type]
-    snapshots, _ = run_again(plan, folder / "store")
+    request = Request(pool=(str(folder / "pool"),), target=(str(folder / "target"),), **PLAN)  # type: ignore[arg-type]
+    snapshots, _ = run_again(request, folder / "store")
     model = folder / "out" / "model"
     write_export(Catalog.open(folder / "store"), snapshots["export"], model)
-    return Made(plan=plan, snapshots=snapshots, store=folder / "store", model=model)
+    return Made(request=request, snapshots=snapshots, store=folder / "store", model=model)
 
 
 def test_transformers_alone_loads_the_export_and_gives_our_logits(made: Made, elsewhere: Elsewhere) -> None:
@@ -97,7 +97,7 @@ def test_transformers_alone_loads_the_export_and_gives_our_logits(made: Made, el
 
 def test_the_second_run_takes_everything_from_the_catalog(made: Made) -> None:
     before = Catalog.open(made.store).sequence
-    snapshots, said = run_again(made.plan, made.store)
+    snapshots, said = run_again(made.request, made.store)
     assert snapshots == made.snapshots
     assert Catalog.open(made.store).sequence == before
     assert all(line.endswith("[from the catalog]") for line in said.splitlines())
@@ -190,8 +190,8 @@ def test_the_store_and_the_exported_folder_continue_a_text_alike(made: Made) -> 
     ("family", "rule"), [("projected", "lowest-loss"), ("soup", "histogram"), ("mixture", "lowest-loss")]
 )
 def test_a_family_with_experts_adds_a_third_route_that_is_compared_with_the_others(family: str, rule: str) -> None:
-    plain = recipe_for(Plan(pool=("p",), target=("t",), tokens=1000))
-    recipe = recipe_for(Plan(pool=("p",), target=("t",), tokens=1000, family=family))
+    plain = recipe_for(Request(pool=("p",), target=("t",), tokens=1000))
+    recipe = recipe_for(Request(pool=("p",), target=("t",), tokens=1000, family=family))
     steps = {entry.name: (entry, step) for entry, step in validate(recipe)}
     assert set(steps) - {entry.name for entry in plain.entries} == {"experts", "expert", "expert-tuned"}
     assert (steps["experts"][1].family, steps["experts"][1].experts) == (family, 32)
@@ -204,15 +204,16 @@ def test_a_family_with_experts_adds_a_third_route_that_is_compared_with_the_othe
 
 
 def test_a_recurrent_family_takes_the_place_of_both_decoders_and_an_unknown_one_is_refused() -> None:
-    steps = {e.name: step for e, step in validate(recipe_for(Plan(pool=("p",), target=("t",), family="recurrent")))}
+    steps = {e.name: step for e, step in validate(recipe_for(Request(pool=("p",), target=("t",), family="recurrent")))}
     assert steps["generic"].family == steps["specialized"].family == "recurrent"
     with pytest.raises(UsageError, match="no family 'transformer': expected decoder, recurrent, projected"):
-        recipe_for(Plan(pool=("p",), target=("t",), family="transformer"))
+        recipe_for(Request(pool=("p",), target=("t",), family="transformer"))
 
 
 def test_the_selector_that_is_asked_for_makes_the_mixture_and_an_unknown_one_is_refused() -> None:
     for selector in WEIGHING:
-        steps = {e.name: step for e, step in validate(recipe_for(Plan(pool=("p",), target=("t",), selector=selector)))}
+        recipe = recipe_for(Request(pool=("p",), target=("t",), selector=selector))
+        steps = {entry.name: step for entry, step in validate(recipe)}
         assert steps["mixture"].verb == selector
     with pytest.raises(UsageError, match="no selector 'dsir': expected weigh, weigh-two-stage"):
-        recipe_for(Plan(pool=("p",), target=("t",), selector="dsir"))
+        recipe_for(Request(pool=("p",), target=("t",), selector="dsir"))
