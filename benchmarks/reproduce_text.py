@@ -1,7 +1,7 @@
 """Pools and targets of the reproduction: text, curated, in cells, with everything that a row of the table starts from.
 
 A pool is the generic corpora whole, and specialist corpora other than its targets as 2% of its bytes, deduplicated and
-without any text of its targets. Two pools serve five targets: medical questions are near to biomedical research and to
+without the documents that `decontaminate` finds to repeat its targets. Two pools serve five targets: medical questions are near to biomedical research and to
 nothing else, so the one can't be in the pool of the other. A target is the first 4,000 characters of each of its
 documents, deduplicated; test, validation and three nested training sets are parts of it. The tokenizer learns from the
 pool alone.
@@ -104,7 +104,8 @@ class Target:
 def curated(bench: Bench, *, tokens: int) -> tuple[dict[str, Pool], dict[tuple[str, str], Target]]:
     """Pools by name and targets by (name, size); what the store has is not done again.
 
-    tokens: of each pretraining stream of the whole pool, of which the sizes are shares.
+    tokens: of each pretraining stream of the whole pool, of which the sizes are shares, at any share of the pool: at a
+    quarter, 1:1000 is 1:250 of the tokens that a row reads.
     """
     unique = {name: _deduplicated(bench, name, _target_text(bench, name)) for name in TARGETS}
     pools, targets = {}, {}

@@ -57,8 +57,44 @@ def test_one_seed_gives_the_interval_of_documents_alone_and_says_so() -> None:
     results = _simulated(np.random.default_rng(1), gap=-0.1, noise=0.0, targets=2, seeds=1)
     found = difference(results, "ours", "slm", size="1:1000", when="after")
     assert found is not None
-    assert np.isnan(found.deviation)
+    assert np.isnan(found.seeds)
     assert found.low < -0.1 < found.high < -0.08
+
+
+def test_rows_that_share_a_model_vary_together() -> None:
+    from reproduce_records import AFTER, Scored
+    from reproduce_rows import Row
+    from reproduce_table import difference
+    from reproduce_text import POOL_OF
+
+    results = _simulated(np.random.default_rng(3), gap=-0.1, noise=0.0, targets=4, seeds=2)
+    pool = "without-medical-research"
+    names = [target for target, of in POOL_OF.items() if of == pool]
+    for (row, _), scored in list(results.items()):
+        common = 0.02 * (-1) ** row.seed * (row.method == "slm")
+        bits = scored.bits + scored.documents.num_bytes * common
+        renamed = Row(method=row.method, target=names[int(row.target[-1])], seed=row.seed)
+        results[renamed, AFTER] = Scored(bits=bits, documents=scored.documents)
+        del results[row, AFTER]
+    found = difference(results, "ours", "slm", size="1:1000", when="after")
+    assert found is not None
+    assert found.seeds == pytest.approx(0.02, abs=0.002)  # of two seeds, however many targets share them
+    assert found.low < -0.3 < 0.1 < found.high  # 12.7 standard errors
+
+
+def test_seeds_count_only_where_every_target_has_two() -> None:
+    from reproduce_records import AFTER
+    from reproduce_rows import Row
+    from reproduce_table import difference
+
+    results = _simulated(np.random.default_rng(1), gap=-0.1, noise=0.02, targets=3, seeds=2)
+    both = difference(results, "ours", "slm", size="1:1000", when="after")
+    assert both is not None
+    assert both.seeds > 0
+    del results[Row(method="ours", target="target-1", seed=1), AFTER]
+    one = difference(results, "ours", "slm", size="1:1000", when="after")
+    assert one is not None
+    assert np.isnan(one.seeds)
 
 
 def test_a_difference_needs_rows_of_the_same_target_and_seed() -> None:
