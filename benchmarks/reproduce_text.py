@@ -1,10 +1,10 @@
 """Pools and targets of the reproduction: text, curated, in cells, with everything that a row of the table starts from.
 
 A pool is the generic corpora whole, and specialist corpora other than its targets as 2% of its bytes, deduplicated and
-without the documents that `decontaminate` finds to repeat its targets. Two pools serve five targets: medical questions are near to biomedical research and to
-nothing else, so the one can't be in the pool of the other. A target is the first 4,000 characters of each of its
-documents, deduplicated; test, validation and three nested training sets are parts of it. The tokenizer learns from the
-pool alone.
+without the documents that `decontaminate` finds to repeat its targets. Two pools serve five targets: medical questions
+are near to biomedical research and to nothing else, so the one can't be in the pool of the other. A target is the first
+4,000 characters of each of its documents, deduplicated; test, validation and three nested training sets are parts of
+it. The tokenizer learns from the pool alone.
 """
 
 from __future__ import annotations
