@@ -39,7 +39,7 @@ from dataops.kernels.tree import Tree, assign, fit_tree, refit_tree
 from dataops.step import extend, shard_tasks
 from dataops.windows import Windows, windows_of
 
-FLOOR = 4  # a source gets at least this part of an even share of the sample, if it has that many windows
+FLOOR = 4  # a source gets at least 1 / FLOOR of an even share of the sample, if it has that many windows
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from dataops.kernels.bag import bag_counts, log_ratios, mean_ratios
 from dataops.kernels.language_model import NgramModels, cross_entropy, fit_ngrams
 
 LOG_ODDS = 12.0  # fastText's probabilities are no finer
-_BITS = 21  # slots of a language model, for samples of a few million tokens
+_BITS = 21  # log2 of the slots of the language models, for samples of a few million tokens
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

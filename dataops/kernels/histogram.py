@@ -72,19 +72,27 @@ def dirichlet_alpha(target_counts: ArrayLike, generic_share: ArrayLike) -> float
     counts, generic = _counts_and_shares(target_counts, generic_share)
     use = (counts > 0) & (generic > 0)
     n, p = counts[use], generic[use]
-    total = n.sum()
-    low, high = (math.log(bound * max(total, 1.0)) for bound in ALPHA_RANGE)
+    total = float(n.sum())
 
     def misfit(log_alpha: float) -> float:
         alpha = math.exp(log_alpha)
         return -float((n * (np.log(n - 1 + alpha * p) - math.log(total - 1 + alpha))).sum())
 
-    if total <= 1:
+    return best_alpha(misfit if total > 1 else None, total)
+
+
+def best_alpha(misfit: Callable[[float], float] | None, total: float) -> float:
+    """The strength, in `ALPHA_RANGE` times the mass `total`, whose logarithm has the least `misfit`; None: the largest.
+
+    Of equal answers the strongest wins.
+    """
+    low, high = (math.log(bound * max(total, 1.0)) for bound in ALPHA_RANGE)
+    if misfit is None:
         return math.exp(high)
     grid = np.linspace(low, high, 128)
     scores = np.array([misfit(x) for x in grid])
     best = len(grid) - 1 - int(scores[::-1].argmin())
-    return math.exp(golden_section(misfit, grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]))
+    return math.exp(_golden_section(misfit, grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]))
 
 
 def smoothed(target_counts: ArrayLike, generic_share: ArrayLike, alpha: float) -> NDArray[np.float64]:
@@ -212,7 +220,7 @@ def _counts_and_shares(counts: ArrayLike, shares: ArrayLike) -> tuple[NDArray[np
     return n, p
 
 
-def golden_section(function: Callable[[float], float], low: float, high: float) -> float:
+def _golden_section(function: Callable[[float], float], low: float, high: float) -> float:
     """The minimum of a function with one minimum in low..high, to 1e-9 of the argument; the higher end of a plateau."""
     golden = (math.sqrt(5) - 1) / 2
     a, b = high - golden * (high - low), low + golden * (high - low)

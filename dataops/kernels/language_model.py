@@ -2,7 +2,7 @@
 
 P(w | h) = (c(hw) + T(h) P(w | h')) / (c(h) + T(h)), where T(h) counts the different tokens seen after h and h' is h
 without its first token; the last step backs off to 1 / vocabulary. N-grams that share a table slot share their counts:
-with 2^22 slots and a few million tokens that is rare. Several models lie side by side in one table: what they cost is
+with 2^21 slots and a few million tokens that is rare. Several models lie side by side in one table: what they cost is
 look-ups in tables of tens of megabytes, and so a token costs four that miss the cache, however many models there are.
 """
 

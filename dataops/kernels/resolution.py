@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dataops.kernels.histogram import ALPHA_RANGE, golden_section
+from dataops.kernels.histogram import best_alpha
 
 FOLDS = 5
 Shares = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -70,9 +70,6 @@ def document_alpha(
     n = np.bincount(cell, weight, len(size))
     n_parent = np.bincount(parent[cell], weight, num_parents)
     rest, rest_of_parent, share = n[at] - mine, n_parent[parent[at]] - of_parent, given[at]
-    low, high = (math.log(bound * max(float(weight.sum()), 1.0)) for bound in ALPHA_RANGE)
-    if len(mine) == 0 or not (rest_of_parent > 0).any():
-        return math.exp(high)
 
     def misfit(log_alpha: float) -> float:
         alpha = math.exp(log_alpha)
@@ -80,10 +77,8 @@ def document_alpha(
             (mine * (np.log(np.maximum(rest, 0) + alpha * share) - np.log(np.maximum(rest_of_parent, 0) + alpha))).sum()
         )
 
-    grid = np.linspace(low, high, 128)
-    scores = np.array([misfit(x) for x in grid])
-    best = len(grid) - 1 - int(scores[::-1].argmin())
-    return math.exp(golden_section(misfit, grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]))
+    says = len(mine) > 0 and bool((rest_of_parent > 0).any())
+    return best_alpha(misfit if says else None, float(weight.sum()))
 
 
 def backed_off(

@@ -3,10 +3,10 @@
 The root splits the points `branching` ways, each of those cells again, until there are `leaves`; every split is a
 balanced k-means (kernels.kmeans). Searching stops at these levels only. The levels between them, each a quarter of the
 next finer one, merge neighbouring cells: 1024 leaves at 64 ways have levels of 16, 64, 256 and 1024 cells. A wide split
-at the top loses fewer points to a wrong branch than four narrow ones: see docs/selection.md.
+at the top loses fewer points to a wrong branch than four narrow ones (docs/decisions.md).
 
-`assign` is plain nearest centroid, a pure function of the point; it costs d * branching multiply-adds a point and
-split.
+`assign` takes the nearest child at every searched level, a pure function of the point; the leaf it ends in need not be
+the nearest of all. It costs d * branching multiply-adds a point and split.
 """
 
 from dataclasses import dataclass
