@@ -89,8 +89,8 @@ def make_rows(table: Table, wanted: list[Row], records: Records, *, hours: float
 
 def next_row(waiting: list[Row], running: list[Row]) -> Row:
     """The first row that shares no model with a running row, which may be making it, else the first."""
-    busy = set().union(*(row.shares for row in running))
-    return next((row for row in waiting if not row.shares & busy), waiting[0])
+    busy = set().union(*(row.needs for row in running))
+    return next((row for row in waiting if not row.needs & busy), waiting[0])
 
 
 def main() -> None:

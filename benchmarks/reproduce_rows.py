@@ -89,7 +89,7 @@ class Row:
         return f"{self.target}-{label(self.size)}-{self.method}-{self.seed}"
 
     @property
-    def shares(self) -> set[str]:
+    def needs(self) -> set[str]:
         """The methods whose snapshots it may need too."""
         teacher = {"large"} if self.method == "distilled" else set()
         return {self.method, TUNED_OTHERWISE.get(self.method, self.method)} | teacher
