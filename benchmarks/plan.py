@@ -1,6 +1,6 @@
 """What `tamis plan` predicts and what `tamis specialize` then measures, by target: the table of docs/planning.md.
 
-    python benchmarks/request.py --targets biomed,math [--tokens 1000000] [--folder FOLDER]
+    python benchmarks/plan.py --targets biomed,math [--tokens 1000000] [--folder FOLDER]
 
 Beside it the third pair of proxies, as the first two predict it. The pool is a sample of encyclopedia and news, each
 target a sample of a specialist corpus. Stopped and started again it goes on where it was; a target that is finished is

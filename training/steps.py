@@ -39,7 +39,7 @@ class Pretrain:
     `params` counts what is served: one expert of a family that has several. Packs of a resampled snapshot are read by
     its mixture's weights, others in proportion to their rows. `experts` and `banks` are for the families that have
     them; a mixture's experts get equal parts of the tokens. A model to start from brings its own shape. More than one
-    of `ranks` trains on Ray; `determinism` bitwise gives the same bytes whatever their number.
+    of `ranks` trains on Ray; `determinism` bitwise gives the same bytes on 1, 2, 4 or more of them.
     """
 
     verb: ClassVar[str] = "pretrain"

@@ -24,7 +24,6 @@ from clusters.commands.options import (
     absolute,
 )
 from clusters.commands.wanted import of_what_is_wanted
-from clusters.registry import SELECTOR
 
 if TYPE_CHECKING:
     from clusters.specialize import Request
@@ -59,9 +58,6 @@ def specialize(
     family: Annotated[
         str, typer.Option(help="decoder, recurrent, or beside two decoders: projected, soup, mixture.")
     ] = "decoder",
-    selector: Annotated[
-        str, typer.Option(help="What the pool is drawn by: weigh-stacked (windows), weigh (cells) or another `weigh-`.")
-    ] = SELECTOR,
     executor: ExecutorOption = "auto",
     workers: WorkersOption = WORKERS,
     assignments: SetOption = None,
@@ -74,7 +70,7 @@ def specialize(
     from clusters.recipes import override
     from clusters.specialize import recipe_for, specialize_now
 
-    request = replace(request, family=family, selector=selector)
+    request = replace(request, family=family)
     if print_recipe:
         sys.stdout.write(override(recipe_for(request), assignments or []).to_yaml())
         return

@@ -178,7 +178,7 @@ def refresh(
     """Let a model learn from new text, and keep the better one.
 
     The name MODEL-champion points to the new model if it is better on held-out new text and not worse than --margin on
-    the old test text, else to the old one.
+    the old test text, at least 8 documents of each, else to the old one.
     """
     from clusters.console import Console
     from clusters.recipes import override

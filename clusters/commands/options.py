@@ -35,6 +35,9 @@ MinutesOption = Annotated[
     float, typer.Option(min=0.1, help="Training time, on two cores, to plan for where --tokens is not given.")
 ]
 CellsOption = Annotated[int, typer.Option(min=2, help="Number of k-means cells.")]
+SelectorOption = Annotated[
+    str, typer.Option(help="What the pool is drawn by: weigh-stacked (windows), weigh (cells) or another `weigh-`.")
+]
 PrintRecipeOption = Annotated[bool, typer.Option("--print-recipe", help="Write the recipe instead of running it.")]
 TextColumnOption = Annotated[str, typer.Option(help="Column that holds the text.")]
 IdColumnOption = Annotated[str | None, typer.Option(help="Column that holds your own ids.")]

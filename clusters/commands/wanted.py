@@ -14,11 +14,13 @@ from clusters.commands.options import (
     MinutesOption,
     ParamsOption,
     PoolOption,
+    SelectorOption,
     TargetOption,
     TextColumnOption,
     TokensOption,
     absolute,
 )
+from clusters.registry import SELECTOR
 
 if TYPE_CHECKING:
     from clusters.specialize import Request
@@ -31,6 +33,7 @@ def wanted(
     params: ParamsOption = 1_000_000,
     minutes: MinutesOption = 5.0,
     cells: CellsOption = 64,
+    selector: SelectorOption = SELECTOR,
     text_column: TextColumnOption = "text",
     id_column: IdColumnOption = None,
     domain_column: DomainColumnOption = None,
@@ -45,6 +48,7 @@ def wanted(
         params=params,
         minutes=minutes,
         cells=cells,
+        selector=selector,
         columns=columns(text=text_column, identity=id_column, domain=domain_column),
     )
 
