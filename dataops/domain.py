@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from catalog import schema
 from catalog.errors import UsageError
@@ -23,10 +24,14 @@ from catalog.store import Store
 from catalog.tables import read_live, write_table
 from dataops.fasttext_training import LABEL, LEAST_BYTES, train_supervised
 from dataops.kernels.hashing import uniform
+from dataops.kernels.ragged import Texts
 from dataops.kernels.text import matching_form
 from dataops.step import extend, shard_tasks
 
 SPECIAL = ("</s>", "__label__")  # to fastText the end of a line, and a label where a model was loaded from its file
+ENDS_AND_SPACES = (
+    r"[\n\x1c-\x1f\x{85}\x{1680}\x{2028}\x{2029}]"  # a line's end, and spaces of Python's that NFKC leaves
+)
 PREFIX_CHARS = 1000  # the beginning of a document tells its domain; more makes training slower, not better
 
 
@@ -84,22 +89,22 @@ class Classify:
         return extend(snapshot, receipts, summary={"domains": dict(sorted(domains.items())), "predicted": predicted})
 
 
-def one_line(texts: pa.ChunkedArray) -> list[str]:
-    """What fastText sees of each document: the matching form of its beginning, on one line, its own marks broken up."""
-    beginnings = pa.array([text[:PREFIX_CHARS] for text in texts.to_pylist()], pa.large_string())
-    lines = []
-    for text in matching_form(beginnings).to_pylist():
-        for mark in SPECIAL:
-            text = text.replace(mark, f"{mark[0]} {mark[1:]}")
-        lines.append(" ".join(text.split()))
-    return lines
+def one_line(texts: Texts) -> pa.LargeStringArray:
+    """What fastText reads of each document: the matching form of its beginning, on one line, its own marks broken up.
+
+    Words stand between what fastText takes for spaces: ASCII ones and zeros, as many as there were.
+    """
+    lines = matching_form(pc.utf8_slice_codeunits(texts, 0, PREFIX_CHARS))
+    for mark in SPECIAL:
+        lines = pc.replace_substring(lines, mark, f"{mark[0]} {mark[1:]}")
+    return pc.utf8_trim_whitespace(pc.replace_substring_regex(lines, ENDS_AND_SPACES, " "))
 
 
 def _collect(store: Store, task: Task) -> Receipt:
     live = read_live(store, task["shard"], task["layers"], ["h64", "domain", "text"])
     live = live.filter(live["domain"].is_valid())
     path = Path(task["folder"]) / f"labelled-{task['index']}.jsonl"
-    rows = zip(live["h64"].to_pylist(), live["domain"].to_pylist(), one_line(live["text"]), strict=True)
+    rows = zip(live["h64"].to_pylist(), live["domain"].to_pylist(), one_line(live["text"]).to_pylist(), strict=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return {"path": str(path), "documents": live.num_rows, "bytes": live["text"].nbytes}
 
@@ -172,7 +177,7 @@ def _predict(store: Store, task: Task) -> Receipt:
     model = fasttext.load_model(str(store.local(task["model"])))
     declared = live["domain"].to_pylist()
     unknown = [i for i, domain in enumerate(declared) if domain is None]
-    texts = one_line(live["text"].take(pa.array(unknown, pa.int64())))
+    texts = one_line(live["text"].take(pa.array(unknown, pa.int64()))).to_pylist()
     names, probabilities = _predictions(model, texts) if unknown else ([], [])
     domain, probability = list(declared), [1.0] * len(declared)
     for index, name, value in zip(unknown, names, probabilities, strict=True):

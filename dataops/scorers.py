@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -23,8 +23,9 @@ from dataops.domain import one_line
 from dataops.fasttext_training import LABEL, train_supervised
 from dataops.kernels.bag import bag_counts, log_ratios, mean_ratios
 from dataops.kernels.language_model import NgramModels, cross_entropy, fit_ngrams
+from dataops.kernels.linear import fasttext_word_hashes, mean_log_odds
 
-LOG_ODDS = 12.0  # fastText's probabilities are no finer
+MOST = 12.0  # log odds of a classifier: what is past it was learned by heart
 _BITS = 21  # log2 of the slots of the language models, for samples of a few million tokens
 
 
@@ -103,20 +104,27 @@ class ClassifierScorer:
     def fit(self, target: Sample, pool: Sample, path: Path) -> None:
         lines = path.with_suffix(".txt")
         sides = ((f"{LABEL}1", target), (f"{LABEL}0", pool))
-        lines.write_text("".join(f"{label} {line}\n" for label, side in sides for line in one_line(side.texts)))
+        lines.write_text(
+            "".join(f"{label} {line}\n" for label, side in sides for line in one_line(side.texts).to_pylist())
+        )
         model = train_supervised(
             lines, dim=self.dimension, epoch=self.epochs, lr=0.5, wordNgrams=2, bucket=self.buckets, minCount=3, seed=1
         )
-        model.save_model(str(path))
+        labels, out, vectors = model.get_labels(), model.get_output_matrix(), model.get_input_matrix()
+        direction = out[labels.index(f"{LABEL}1")] - out[labels.index(f"{LABEL}0")]
+        log_odds = np.einsum("ij,j->i", vectors, direction)
+        words = model.get_words()
+        hashes = fasttext_word_hashes(pa.array(words, pa.large_string()))
+        order = np.argsort(hashes)
+        with open(path, "wb") as file:
+            for array in (hashes[order], log_odds[: len(words)][order], log_odds[len(words) :]):
+                np.save(file, array)
 
     def score(self, path: Path, sample: Sample) -> np.ndarray:
-        if not len(sample):
-            return np.empty(0, np.float32)
-        labels, probabilities = _fasttext(str(path)).predict(one_line(sample.texts))
-        best = np.array([float(value[0]) for value in probabilities])
-        target = np.array([label[0] == f"{LABEL}1" for label in labels])
-        p = np.clip(np.where(target, best, 1 - best), 1e-9, 1 - 1e-9)
-        return np.clip(np.log(p / (1 - p)), -LOG_ODDS, LOG_ODDS).astype(np.float32)
+        with open(path, "rb") as file:
+            hashes, of_words, of_pairs = (np.load(file) for _ in range(3))
+        found = mean_log_odds(one_line(sample.texts), hashes, of_words, of_pairs)
+        return np.clip(found, -MOST, MOST)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,11 +152,3 @@ def _ngrams(path: str, vocab_size: int) -> NgramModels:
     """The two models of a run's folder, loaded once a process; not mapped, so that they may lie in large pages."""
     with open(path, "rb") as file:
         return NgramModels(vocab_size, np.load(file), np.load(file))
-
-
-@lru_cache(maxsize=1)
-def _fasttext(path: str) -> Any:
-    """The model of a run's folder, loaded once a process."""
-    import fasttext
-
-    return fasttext.load_model(path)

@@ -76,7 +76,7 @@ class WeighClassifier(Selecting):
     """Weights of windows by a fastText classifier of target against pool."""
 
     verb: ClassVar[str] = "weigh-classifier"
-    revision: ClassVar[int] = 3
+    revision: ClassVar[int] = 4
 
     dimension: int = 24
     epochs: int = 5

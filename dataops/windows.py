@@ -10,10 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from catalog.errors import CorruptStore
 from catalog.snapshot import Shard
 from catalog.store import Store
 from catalog.tables import read_live
+from dataops.kernels.ragged import Texts, sums, text_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,17 +43,13 @@ def windows_of(
     documents = read_live(store, shard, layers, ["row", "id", "h64", "text"])
     tokens = read_live(store, shard, layers, ["tokens"], table="tokens")["tokens"].combine_chunks()
     lengths = np.diff(tokens.offsets.to_numpy())
+    values = tokens.flatten().to_numpy()
     per_document = -(-lengths // context)
     document = np.repeat(np.arange(len(lengths)), per_document)
     first = np.cumsum(per_document) - per_document
     window = np.arange(len(document)) - first[document]
     start = window * context
     size = np.minimum(context, lengths[document] - start)
-    values = tokens.values.to_numpy()
-    position = np.concatenate([[0], np.cumsum(byte_lengths[values], dtype=np.int64)])
-    base = tokens.offsets.to_numpy()[:-1]
-    begin = position[base[document] + start] - position[base[document]]
-    end = position[base[document] + start + size] - position[base[document]]
     return Windows(
         row=documents["row"].to_numpy()[document],
         id=documents["id"].combine_chunks().take(pa.array(document)),
@@ -59,17 +58,26 @@ def windows_of(
         start=start.astype(np.int32),
         n_tokens=size.astype(np.int32),
         tokens=values,
-        text=_byte_ranges(documents["text"], document, begin, end),
+        text=pieces(documents["text"], sums(byte_lengths, values, size)),
     )
 
 
-def _byte_ranges(
-    texts: pa.ChunkedArray, document: np.ndarray, begin: np.ndarray, end: np.ndarray
-) -> pa.LargeStringArray:
-    """texts[document][begin:end] in bytes. A character cut by a boundary is replaced on both sides."""
-    raw = [text.encode() for text in texts.to_pylist()]
-    pieces = [
-        raw[d][b:e].decode(errors="replace")
-        for d, b, e in zip(document.tolist(), begin.tolist(), end.tolist(), strict=True)
-    ]
-    return pa.array(pieces, pa.large_string())
+def pieces(texts: Texts, sizes: np.ndarray) -> pa.LargeStringArray:
+    """All the texts, one after another, cut into pieces of `sizes` bytes, int64[n]: not copied where that can be.
+
+    A character that is cut is replaced on both sides. Raises CorruptStore where sizes and texts differ in bytes.
+    """
+    data = text_bytes(texts).values
+    bounds = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    if bounds[-1] != len(data):
+        raise CorruptStore(f"tokens of {bounds[-1]:,} bytes stand for {len(data):,} bytes of text: tokenize them again")
+    buffers = [None, pa.py_buffer(bounds), pa.py_buffer(data)]
+    found = pa.Array.from_buffers(pa.large_binary(), len(sizes), buffers)
+    cut = np.zeros(len(bounds), np.bool_)
+    inner = bounds < len(data)
+    cut[inner] = data[bounds[inner]] & 0xC0 == 0x80  # inside a character
+    broken = cut[:-1] | cut[1:]
+    if broken.any():
+        mended = [piece.decode(errors="replace").encode() for piece in found.filter(pa.array(broken)).to_pylist()]
+        found = pc.replace_with_mask(found, pa.array(broken), pa.array(mended, pa.large_binary()))
+    return found.cast(pa.large_string())

@@ -8,6 +8,7 @@ Arrays handed to numba are read-only views of one dtype, so that each kernel is 
 
 from typing import Any, NamedTuple, TypeAlias
 
+import numba
 import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -56,3 +57,18 @@ def text_bytes(texts: Texts) -> Ragged:
     raw = np.frombuffer(offset_buffer, width)[texts.offset : texts.offset + len(texts) + 1].astype(np.int64)
     data = np.frombuffer(data_buffer, np.uint8) if data_buffer is not None else np.empty(0, np.uint8)
     return Ragged(read_only(raw - raw[0], np.int64), read_only(data[raw[0] : raw[-1]], np.uint8))
+
+
+def sums(table: ArrayLike, values: ArrayLike, sizes: ArrayLike) -> NDArray[np.int64]:
+    """`table[values]` summed over consecutive runs of `sizes` values: int64[n]. `values` are uint16."""
+    return _sums(read_only(table, np.int64), read_only(values, np.uint16), read_only(sizes, np.int64))
+
+
+@numba.njit(cache=True, nogil=True)
+def _sums(table, values, sizes):  # type: ignore[no-untyped-def]
+    out, at = np.zeros(sizes.size, np.int64), 0
+    for i in range(sizes.size):
+        for value in values[at : at + sizes[i]]:
+            out[i] += table[value]
+        at += sizes[i]
+    return out

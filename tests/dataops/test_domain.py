@@ -70,8 +70,12 @@ def test_the_report_is_on_held_out_documents_and_names_every_domain(known: Catal
 
 
 def test_what_fasttext_takes_for_a_mark_is_broken_up_in_a_document(known: Catalog, tmp_path: Path) -> None:
-    texts = pa.chunked_array([["a </s> b", "＜/s＞", "__LABEL__c __label__d", "LABEL:e\n\tf", "____label__"]])
-    assert one_line(texts) == ["a < /s> b", "< /s>", "_ _label__c _ _label__d", "label:e f", "___ _label__"]
+    texts = pa.chunked_array(
+        [["a </s> b", "＜/s＞", "__LABEL__c __label__d", " LABEL:e\n\tf\x85g\u2028", "____label__"]]
+    )
+    assert one_line(texts).to_pylist() == [
+        "a < /s> b", "< /s>", "_ _label__c _ _label__d", "label:e \tf g", "___ _label__",
+    ]  # fmt: skip
     rows = [{"id": domain, "text": f"</s> __label__x\n{text_of(domain, 3)}"} for domain in DOMAINS]
     marked = ingest_rows(known, tmp_path / "input", rows, "marked", id_column="id")
     done = apply(known, Classify(), marked, known.snapshot("classifier"), into="unmarked")

@@ -7,10 +7,11 @@ import pyarrow as pa
 import pytest
 
 from catalog.catalog import Catalog
+from catalog.errors import CorruptStore
 from catalog.tokenizer import BpeTokenizer
 from dataops.exact import ExactDedup
 from dataops.tokenize import Tokenize, TrainTokenizer
-from dataops.windows import Windows, _byte_ranges, windows_of
+from dataops.windows import Windows, pieces, windows_of
 from tests.dataops.conftest import Make, apply, live, prose
 
 TEXTS = ["x", "数字 " * 30, "naïve 😀 " * 40, *(prose(i, 3 * i + 1) for i in range(12)), prose(3, 10)]
@@ -63,9 +64,13 @@ def test_the_texts_of_the_windows_are_the_text_of_the_document(catalog: Catalog,
 
 
 def test_a_character_cut_by_a_boundary_is_replaced_on_both_sides() -> None:
-    texts = pa.chunked_array([pa.array(["a😀b", "né"], pa.large_string())])
-    document, begin, end = np.array([0, 0, 0, 1, 1]), np.array([0, 3, 5, 0, 2]), np.array([3, 5, 6, 2, 3])
-    pieces = _byte_ranges(texts, document, begin, end).to_pylist()
-    assert [piece.strip("\ufffd") for piece in pieces] == ["a", "", "b", "n", ""]
-    assert ["\ufffd" in piece for piece in pieces] == [True, True, False, True, True]
-    assert _byte_ranges(texts, np.array([1, 0]), np.array([0, 1]), np.array([3, 5])).to_pylist() == ["né", "😀"]
+    texts = pa.chunked_array([pa.array(["a😀b", "", "né"], pa.large_string())])
+    cut = pieces(texts, np.array([3, 2, 1, 2, 1])).to_pylist()
+    assert [piece.strip("\ufffd") for piece in cut] == ["a", "", "b", "n", ""]
+    assert ["\ufffd" in piece for piece in cut] == [True, True, False, True, True]
+    assert pieces(texts, np.array([0, 1, 4, 4, 0])).to_pylist() == ["", "a", "😀", "bné", ""]
+
+
+def test_tokens_of_another_text_are_refused() -> None:
+    with pytest.raises(CorruptStore, match="tokens of 4 bytes stand for 3 bytes"):
+        pieces(pa.array(["abc"]), np.array([1, 3]))
