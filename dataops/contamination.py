@@ -22,11 +22,13 @@ from catalog.schema import MATCHES
 from catalog.snapshot import Contents, Snapshot
 from catalog.store import Store
 from catalog.tables import read_live, write_table
+from dataops.kernels.hashing import distinct
 from dataops.kernels.ngrams import contained_ngrams, ngram_hashes, shingles, texts_with_ngrams
 from dataops.kernels.text import matching_form, words
 from dataops.step import counts, decide, drops, extend, layer_name, shard_tasks
 
 PASSAGE_WORDS = 80
+_NONE = np.empty(0, np.uint64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +59,10 @@ class Decontaminate:
         ]
         collected = work.stage("evaluation n-grams", _collect, [{**t, "index": i} for i, t in enumerate(tasks)])
         vocabularies = [
-            np.unique(np.concatenate([np.load(receipt["path"]) for receipt in collected if receipt["set"] == number]))
+            distinct(_NONE, *(np.load(receipt["path"]) for receipt in collected if receipt["set"] == number))
             for number in range(len(evaluation))
         ]
-        vocabulary = np.unique(np.concatenate(vocabularies))
+        vocabulary = distinct(_NONE, *vocabularies)
         telling = _telling(work, shard_tasks(pool, **settings), vocabulary, common_from=self.common_from)
         belongs = np.array([np.isin(telling, each, assume_unique=True) for each in vocabularies])
         np.save(work.folder / "belongs.npy", belongs)
@@ -107,7 +109,7 @@ def _collect(store: Store, task: Task) -> Receipt:
     live = read_live(store, task["shard"], task["layers"], ["text"])
     _, values = shingles(live["text"], task["step"].ngram)
     path = Path(task["folder"]) / f"evaluation-{task['index']}.npy"
-    np.save(path, np.unique(values))
+    np.save(path, distinct(values))
     return {"path": str(path), "set": task["set"], "documents": live.num_rows}
 
 
@@ -115,18 +117,26 @@ def _count(store: Store, task: Task) -> Receipt:
     """How many documents of the shard hold each evaluation n-gram."""
     vocabulary = np.load(Path(task["folder"]) / "vocabulary.npy", mmap_mode="r")
     live = read_live(store, task["shard"], task["layers"], ["text"])
-    documents = texts_with_ngrams(live["text"], task["step"].ngram, vocabulary)
+    documents, holds = texts_with_ngrams(live["text"], task["step"].ngram, vocabulary)
     at = np.flatnonzero(documents)
-    path = Path(task["folder"]) / f"count-{task['number']}.npz"
-    np.savez(path, at=at, documents=documents[at])
+    path = _counts_path(task)
+    np.savez(path, at=at, documents=documents[at], holds=holds)
     return {"path": str(path), "documents": live.num_rows, "bytes": live["text"].nbytes}
+
+
+def _counts_path(task: Task) -> Path:
+    """What `_count` found in the task's shard."""
+    return Path(task["folder"]) / f"count-{task['number']}.npz"
 
 
 def _decide(store: Store, task: Task) -> Receipt:
     step: Decontaminate = task["step"]
     telling = np.load(Path(task["folder"]) / "telling.npy", mmap_mode="r")
     live = read_live(store, task["shard"], task["layers"], ["row", "id", "text"])
-    hits, total, first = contained_ngrams(live["text"], step.ngram, telling)
+    with np.load(_counts_path(task)) as counted:
+        held = np.flatnonzero(counted["holds"])
+    hits, total, first = np.zeros((3, live.num_rows), np.int64)
+    hits[held], total[held], first[held] = contained_ngrams(live["text"].take(pa.array(held)), step.ngram, telling)
     share = hits / np.maximum(total, 1)
     gone = np.flatnonzero((hits > 0) & ((hits >= step.min_matches) | (share >= step.min_share)))
     reasons = [

@@ -34,7 +34,7 @@ from dataops.append import num_earlier
 from dataops.exchange import by_key, gather, num_partitions, scatter
 from dataops.keep import Keeping, keep, row_offsets, settings_of, with_settings
 from dataops.kernels.fixed import bytes_of, fixed_binary
-from dataops.kernels.hashing import from_hex
+from dataops.kernels.hashing import distinct, from_hex
 from dataops.kernels.jaccard import pair_jaccard
 from dataops.kernels.minhash import band_keys, minhash_texts, optimal_bands, permutations
 from dataops.kernels.ngrams import shingles
@@ -115,7 +115,7 @@ class FuzzyDedup(Keeping):
         matched = [receipt["path"] for receipt in work.stage("match", _match, tasks, unit="keys")]
         pairs = work.stage("pair", _pair, shard_tasks(snapshot, files=matched, **settings), unit="pairs")
         wanted = [np.load(receipt["wanted"]) for receipt in pairs]
-        np.save(work.folder / "wanted.npy", np.unique(np.concatenate([np.empty(0, np.int64), *wanted])))
+        np.save(work.folder / "wanted.npy", distinct(np.empty(0, np.int64), *wanted))
         shingled = work.stage("shingle", _shingle, shard_tasks(snapshot, **settings))
         sets = [receipt["path"] for receipt in shingled]
         new = [receipt["path"] for receipt in pairs]
@@ -222,7 +222,7 @@ def _pair(store: Store, task: Task) -> Receipt:
     scatter(path, pairs, np.zeros(pairs.num_rows, np.int64), 1)
     unknown = pairs.filter(pc.is_null(pairs["similarity"]))
     wanted = folder / f"wanted-{number}.npy"
-    np.save(wanted, np.unique(np.concatenate([unknown["left"].to_numpy(), unknown["right"].to_numpy()])))
+    np.save(wanted, distinct(unknown["left"].to_numpy(), unknown["right"].to_numpy()))
     return {"path": str(path), "wanted": str(wanted), "pairs": pairs.num_rows}
 
 

@@ -23,6 +23,7 @@ from catalog.snapshot import Contents, Shard, Snapshot
 from catalog.store import FileRef
 from catalog.tables import read_table, write_table
 from catalog.takedown import FOUND, RULE
+from dataops.kernels.hashing import distinct
 from dataops.takedown_files import Family, look, mask_pack, quotations, rewrite_family
 
 
@@ -112,7 +113,7 @@ def _shards(
     tasks = [{"family": families[path], "gone": gone[path]} for path in paths if gone[path]]
     tasks = [{**task, "path": str(work.folder / f"quotations-{n}.npy")} for n, task in enumerate(tasks)]
     quoted = [np.load(receipt["path"]) for receipt in work.stage("quotations", quotations, tasks)]
-    np.save(telling, np.unique(np.concatenate([np.empty(0, np.uint64), *quoted])))
+    np.save(telling, distinct(np.empty(0, np.uint64), *quoted))
     tasks = [
         {
             "family": families[path],

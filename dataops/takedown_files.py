@@ -18,6 +18,7 @@ from catalog.run import Receipt, Task, as_json
 from catalog.store import FileRef, Store
 from catalog.tables import read_table, write_table
 from catalog.takedown import FOUND, RULE, blanked, decided, suppressed_by
+from dataops.kernels.hashing import distinct
 from dataops.kernels.ngrams import contained_ngrams, shingles
 
 WORDS = 5  # a run of that many words is a quotation
@@ -53,7 +54,7 @@ def quotations(store: Store, task: Task) -> Receipt:
     """Hashes of the runs of words in the texts of one family."""
     rows = pa.array(sorted(task["gone"]), pa.int32())
     texts = read_table(store, task["family"].documents, ["text"])["text"].combine_chunks().take(rows)
-    np.save(task["path"], np.unique(shingles(texts, WORDS).values))
+    np.save(task["path"], distinct(shingles(texts, WORDS).values))
     return {"path": task["path"], "documents": len(rows)}
 
 

@@ -43,7 +43,7 @@ def fit_projection(sample_texts: Texts, idf: ArrayLike, *, dims: int, seed: int)
     words = word_hashes(sample_texts)
     offsets, features, values = _weighted(words.offsets, words.values, weights)
     width = _positive("dims", dims) + 1 + _OVERSAMPLE
-    rank = min(int((np.diff(offsets) > 0).sum()), int(np.unique(features).size))
+    rank = min(int((np.diff(offsets) > 0).sum()), int(np.count_nonzero(np.bincount(features))))
     if rank < dims + 1:
         raise ValueError(f"{dims} dimensions from a sample of rank {rank} at most: expected at least {dims + 1} texts")
     left = np.random.default_rng(seed).standard_normal((offsets.size - 1, width))

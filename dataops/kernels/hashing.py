@@ -7,6 +7,7 @@ splitmix64's finaliser over (seed, hash): no generator state, so block size, ord
 import hashlib
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numba
 import numpy as np
@@ -94,6 +95,17 @@ def h64(ids: pa.FixedSizeBinaryArray) -> NDArray[np.uint64]:
 def mix64(values: ArrayLike) -> NDArray[np.uint64]:
     """splitmix64's finaliser on each of uint64[n]: a bijection on 64 bits."""
     return _mix_all(read_only(values, np.uint64).ravel(), np.uint64(0))
+
+
+def distinct(*parts: NDArray[Any]) -> NDArray[Any]:
+    """The values of all arrays, which have one dtype, ascending and each once.
+
+    By sorting: `np.unique` of NumPy 2.3 to 2.4 looks integers up in a table, a hundred times as slow for hashes.
+    """
+    values = np.sort(np.concatenate(parts))
+    is_new = np.ones(len(values), np.bool_)
+    np.not_equal(values[1:], values[:-1], out=is_new[1:])
+    return values[is_new]
 
 
 def uniform(seed: int, values: ArrayLike) -> NDArray[np.float64]:

@@ -18,7 +18,8 @@ from dataops.kernels.text import fold
 _FNV_BASIS = np.uint64(0xCBF29CE484222325)
 _FNV_PRIME = np.uint64(0x100000001B3)
 _ROLL = np.uint64(0x9FB21C651E98DF25)  # odd, so that a word's weight never vanishes
-_ONE = np.uint64(1)
+_ONE, _THREE, _SEVEN = np.uint64(1), np.uint64(3), np.uint64(7)
+_SIEVE_BITS = 3  # more than it takes to number the hashes
 
 
 def word_hashes(texts: Texts) -> Ragged:
@@ -48,24 +49,25 @@ def contained_ngrams(
     """
     known, starts, shift = by_prefix(vocabulary)
     offsets, values = ngram_hashes(texts, n)
-    return _contained(offsets, values, known, starts, shift)
+    return _contained(offsets, values, known, starts, shift, *_sieve(known))
 
 
-def texts_with_ngrams(texts: Texts, n: int, vocabulary: ArrayLike) -> NDArray[np.int32]:
-    """How many of the texts hold each n-gram of `vocabulary` (`n`-word hashes, uint64, ascending): int32[vocabulary].
+def texts_with_ngrams(texts: Texts, n: int, vocabulary: ArrayLike) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """How many of the texts hold each n-gram of `vocabulary` (`n`-word hashes, uint64, ascending): int32[vocabulary];
+    and which texts hold any: bool[texts].
 
     Raises ValueError if the vocabulary is not ascending.
     """
     known, starts, shift = by_prefix(vocabulary)
     offsets, values = ngram_hashes(texts, n)
-    return _texts_with(offsets, values, known, starts, shift)
+    return _texts_with(offsets, values, known, starts, shift, *_sieve(known))
 
 
 def by_prefix(vocabulary: ArrayLike) -> tuple[NDArray[np.uint64], NDArray[np.int64], np.uint64]:
     """The vocabulary, where the hashes with each leading-bit pattern start in it, and the shift to those bits."""
     known = read_only(vocabulary, np.uint64)
     if np.any(known[1:] < known[:-1]):
-        raise ValueError("vocabulary is not ascending: pass np.unique(hashes)")
+        raise ValueError("vocabulary is not ascending: pass distinct(hashes)")
     bits = max(1, min(24, len(known).bit_length()))
     shift = np.uint64(64 - bits)
     starts = np.zeros((1 << bits) + 1, np.int64)
@@ -223,14 +225,41 @@ def find_hash(value, known, starts, shift):  # type: ignore[no-untyped-def]
     return low if low < known.size and known[low] == value else -1
 
 
+def _sieve(known: NDArray[np.uint64]) -> tuple[NDArray[np.uint8], np.uint64]:
+    """A bit for each pattern of leading bits, eight or more a hash, and the shift to those bits.
+
+    Most n-grams of a text are not in the vocabulary, and nine of ten of those end here: the bits of millions of hashes
+    fit into a processor's cache, the hashes don't.
+    """
+    bits = min(40, len(known).bit_length() + _SIEVE_BITS)
+    return _sieve_of(known, bits), np.uint64(64 - bits)
+
+
 @numba.njit(cache=True, nogil=True)
-def _contained(offsets, values, known, starts, shift):  # type: ignore[no-untyped-def]
+def _sieve_of(known, bits):  # type: ignore[no-untyped-def]
+    sieve, shift = np.zeros(1 << (bits - 3), np.uint8), np.uint64(64 - bits)
+    for value in known:
+        at = value >> shift
+        sieve[np.int64(at >> _THREE)] |= np.uint8(1 << (at & _SEVEN))
+    return sieve
+
+
+@numba.njit(cache=True, nogil=True)
+def _find(value, known, starts, shift, sieve, sieve_shift):  # type: ignore[no-untyped-def]
+    at = value >> sieve_shift
+    if not (sieve[np.int64(at >> _THREE)] >> (at & _SEVEN)) & 1:
+        return -1
+    return find_hash(value, known, starts, shift)
+
+
+@numba.njit(cache=True, nogil=True)
+def _contained(offsets, values, known, starts, shift, sieve, sieve_shift):  # type: ignore[no-untyped-def]
     num = offsets.size - 1
     hits, total, first = np.zeros(num, np.int64), np.zeros(num, np.int64), np.full(num, -1, np.int64)
     for row in range(num):
         total[row] = offsets[row + 1] - offsets[row]
         for i in range(offsets[row], offsets[row + 1]):
-            if find_hash(values[i], known, starts, shift) >= 0:
+            if _find(values[i], known, starts, shift, sieve, sieve_shift) >= 0:
                 hits[row] += 1
                 if first[row] < 0:
                     first[row] = i - offsets[row]
@@ -238,13 +267,15 @@ def _contained(offsets, values, known, starts, shift):  # type: ignore[no-untype
 
 
 @numba.njit(cache=True, nogil=True)
-def _texts_with(offsets, values, known, starts, shift):  # type: ignore[no-untyped-def]
+def _texts_with(offsets, values, known, starts, shift, sieve, sieve_shift):  # type: ignore[no-untyped-def]
     """A text counts once for each n-gram: `last` remembers the newest text that was counted."""
     count, last = np.zeros(known.size, np.int32), np.full(known.size, -1, np.int32)
+    holds = np.zeros(offsets.size - 1, np.bool_)
     for row in range(offsets.size - 1):
         for i in range(offsets[row], offsets[row + 1]):
-            at = find_hash(values[i], known, starts, shift)
+            at = _find(values[i], known, starts, shift, sieve, sieve_shift)
             if at >= 0 and last[at] != row:
                 last[at] = row
                 count[at] += 1
-    return count
+                holds[row] = True
+    return count, holds

@@ -90,3 +90,10 @@ def test_uniform_is_uniform_independent_across_seeds_and_free_of_batch() -> None
     assert ((counts - 1000) ** 2 / 1000).sum() < 150  # chi-squared, 99 degrees of freedom: p < 0.001
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.01
     assert np.array_equal(hashing.uniform(0, values[777:]), first[777:])
+
+
+@given(st.lists(st.lists(st.integers(0, 2**64 - 1), max_size=9), min_size=1, max_size=3))
+def test_distinct_values_ascend(parts: list[list[int]]) -> None:
+    found = hashing.distinct(*(np.array(part, np.uint64) for part in parts))
+    assert found.dtype == np.uint64
+    assert found.tolist() == sorted({value for part in parts for value in part})

@@ -90,9 +90,10 @@ def test_contained_ngrams_counts_what_a_python_set_finds(pool: list[str], evalua
 @given(TEXTS, TEXTS, st.integers(1, 4))
 def test_texts_with_ngrams_counts_each_text_once(pool: list[str], evaluation: list[str], n: int) -> None:
     vocabulary = np.unique(ngrams.shingles(pa.array(evaluation, pa.string()), n).values)
-    counted = ngrams.texts_with_ngrams(pa.array(pool, pa.string()), n, vocabulary)
+    counted, holds = ngrams.texts_with_ngrams(pa.array(pool, pa.string()), n, vocabulary)
     sets = [set(ngrams.shingles(pa.array([text], pa.string()), n).values.tolist()) for text in pool]
     assert counted.tolist() == [sum(gram in each for each in sets) for gram in vocabulary.tolist()]
+    assert holds.tolist() == [bool(each & set(vocabulary.tolist())) for each in sets]
 
 
 def test_a_vocabulary_out_of_order_is_refused() -> None:
