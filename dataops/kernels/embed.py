@@ -46,11 +46,12 @@ def fit_projection(sample_texts: Texts, idf: ArrayLike, *, dims: int, seed: int)
     rank = min(int((np.diff(offsets) > 0).sum()), int(np.count_nonzero(np.bincount(features))))
     if rank < dims + 1:
         raise ValueError(f"{dims} dimensions from a sample of rank {rank} at most: expected at least {dims + 1} texts")
+    turned = _transpose(offsets, features, values, weights.size)
     left = np.random.default_rng(seed).standard_normal((offsets.size - 1, width))
     for _ in range(_ROUNDS):  # subspace iteration on the side of the texts, which are fewer than the buckets
-        right = _gather(offsets, features, values, _orthonormal(left), weights.size)
-        left = _scatter(offsets, features, values, right)
-    right = _gather(offsets, features, values, _orthonormal(left), weights.size)
+        right = _times_dense(*turned, _orthonormal(left))
+        left = _times_dense(offsets, features, values, right)
+    right = _times_dense(*turned, _orthonormal(left))
     strength, turn = _principal(_gram(right))
     kept = slice(1, dims + 1)
     length = np.sqrt(np.maximum(strength[kept], 0))
@@ -162,8 +163,8 @@ def _embed(offsets, words, idf, projection):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _scatter(offsets, features, values, basis):  # type: ignore[no-untyped-def]
-    """Rows @ basis, [n, width]."""
+def _times_dense(offsets, features, values, basis):  # type: ignore[no-untyped-def]
+    """Rows @ basis, [n, width]: the sum of what each row's features have in `basis`, in their order."""
     out = np.zeros((offsets.size - 1, basis.shape[1]), np.float64)
     for row in range(offsets.size - 1):
         sums = out[row]
@@ -175,16 +176,20 @@ def _scatter(offsets, features, values, basis):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _gather(offsets, features, values, reduced, buckets):  # type: ignore[no-untyped-def]
-    """Rows' transpose @ reduced, [buckets, width]."""
-    out = np.zeros((buckets, reduced.shape[1]), np.float64)
+def _transpose(offsets, features, values, buckets):  # type: ignore[no-untyped-def]
+    """The texts of each feature, ascending, and their values: (offsets [buckets + 1], rows, values)."""
+    turned = np.zeros(buckets + 1, np.int64)
+    for feature in features:
+        turned[feature + 1] += 1
+    for feature in range(buckets):
+        turned[feature + 1] += turned[feature]
+    free, rows, out = turned[:-1].copy(), np.empty(features.size, np.int64), np.empty(features.size, np.float64)
     for row in range(offsets.size - 1):
-        direction = reduced[row]
         for j in range(offsets[row], offsets[row + 1]):
-            value, sums = values[j], out[features[j]]
-            for k in range(sums.size):
-                sums[k] += value * direction[k]
-    return out
+            at = free[features[j]]
+            rows[at], out[at] = row, values[j]
+            free[features[j]] = at + 1
+    return turned, rows, out
 
 
 @numba.njit(cache=True, nogil=True)
