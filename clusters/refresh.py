@@ -148,7 +148,7 @@ def _training(catalog: Catalog, made_with: Origins, base: str, new: Additions, *
     tuning = {name: value for name, value in before.items() if name not in SHAPED}
     selector, weighing = _selector(catalog, made_with)
     champion, challenger = made_with.model.ref, f"{base}-challenger"
-    feedback, votes = _feedback(made_with, base, new)
+    feedback, votes = _feedback(catalog, made_with, base, new)
     return [
         *feedback,
         stated(
@@ -184,10 +184,10 @@ def _selector(catalog: Catalog, made_with: Origins) -> tuple[str, dict[str, Any]
     return selector, settings_of(catalog, mixture)
 
 
-def _feedback(made_with: Origins, base: str, new: Additions) -> tuple[list[Stated], list[str]]:
-    """Feedback in cells, and its name as an input of the selector."""
+def _feedback(catalog: Catalog, made_with: Origins, base: str, new: Additions) -> tuple[list[Stated], list[str]]:
+    """Feedback in cells, and its name as an input of the selector: without new one, that of the model's own mixture."""
     if not new.feedback:
-        return [], []
+        return [], [each.ref for mixture in made_with.mixture for each in inputs_of(catalog, mixture)[2:]]
     name = f"{base}-feedback"
     return [
         stated(name, "ingest-feedback", paths=list(new.feedback)),

@@ -160,7 +160,11 @@ def refresh(
     store: StoreOption = STORE,
     pool: Annotated[list[str] | None, typer.Option("--pool", help="New generic text; repeatable.")] = None,
     feedback: Annotated[
-        list[str] | None, typer.Option("--feedback", help='Lines of {"text": ..., "accepted": true or false}.')
+        list[str] | None,
+        typer.Option(
+            "--feedback",
+            help='Lines of {"text": ..., "accepted": true or false}; default: those that MODEL was made with.',
+        ),
     ] = None,
     tokens: Annotated[
         int | None, typer.Option(min=1000, help="Tokens to train on; default: as many as the last fine-tuning.")

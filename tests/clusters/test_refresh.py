@@ -227,12 +227,12 @@ def other(store: Path, curated: Curated) -> Path:
     return store
 
 
-def test_refresh_weighs_by_the_models_own_selector_and_curates_in_the_models_own_order(
+def test_refresh_weighs_by_the_models_own_selector_and_feedback_and_curates_in_the_models_own_order(
     other: Path, tmp_path: Path
 ) -> None:
     votes = tmp_path / "votes.jsonl"
     votes.write_text(json.dumps({"text": topic_rows({"topic-2": 1}, seed=71)[0]["text"], "accepted": True}) + "\n")
-    for model, add, feedback in (("by-ngrams", "first", ()), ("by-ngrams-champion", "second", (str(votes),))):
+    for model, add, feedback in (("by-ngrams", "first", (str(votes),)), ("by-ngrams-champion", "second", ())):
         catalog = Catalog.open(other)
         paths = written(tmp_path / f"{add}.jsonl", [*topic_rows({"topic-2": 20}, seed=len(add)), {"text": "too short"}])
         recipe = refresh_recipe(catalog, model, Additions(add=paths, feedback=feedback, tokens=2_000))
@@ -243,8 +243,7 @@ def test_refresh_weighs_by_the_models_own_selector_and_curates_in_the_models_own
         catalog = Catalog.open(other)
         weighed = catalog.runs[made["by-ngrams-mixture"].run]
         assert weighed.step == "weigh-ngrams"
-        heard = made["by-ngrams-mixture"].contents.summary.get("feedback", {"accepted": 0, "rejected": 0})
-        assert heard == {"accepted": len(feedback), "rejected": 0}
+        assert made["by-ngrams-mixture"].contents.summary["feedback"] == {"accepted": 1, "rejected": 0}
         assert {name: weighed.parameters[name] for name in ("tokens", "buckets", "defence")} == {
             "tokens": 600, "buckets": 4096, "defence": 0.2
         }  # fmt: skip
@@ -255,6 +254,9 @@ def test_refresh_weighs_by_the_models_own_selector_and_curates_in_the_models_own
         assert made["by-ngrams-packs"].contents.rows
         if model == "by-ngrams":
             trained(catalog, "by-ngrams-champion", "finetune", "by-ngrams-packs", "by-ngrams-validation", model)
+    recipe = refresh_recipe(catalog, "by-ngrams-champion", Additions(add=paths, feedback=(str(votes),), tokens=2_000))
+    (mixture,) = (each for each in recipe.entries if each.name == "by-ngrams-mixture")
+    assert mixture.inputs == ("by-ngrams-pool-pure", "by-ngrams-target", "by-ngrams-feedback-cells")
     measuring = drift_recipe(catalog, "by-ngrams-champion", paths)
     assert len({each.name for each in measuring.entries}) == len(measuring.entries)
     joined = _texts(catalog, "by-ngrams-target")
