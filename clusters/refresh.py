@@ -185,7 +185,7 @@ def _selector(catalog: Catalog, made_with: Origins) -> tuple[str, dict[str, Any]
 
 
 def _feedback(catalog: Catalog, made_with: Origins, base: str, new: Additions) -> tuple[list[Stated], list[str]]:
-    """Feedback in cells, and its name as an input of the selector: without new one, that of the model's own mixture."""
+    """Feedback in cells, and its name as an input of the selector: without any new, that of the model's own mixture."""
     if not new.feedback:
         return [], [each.ref for mixture in made_with.mixture for each in inputs_of(catalog, mixture)[2:]]
     name = f"{base}-feedback"

@@ -85,7 +85,7 @@ def _telling(work: Work, tasks: Sequence[Task], vocabulary: np.ndarray, *, commo
     """The evaluation n-grams that fewer than `common_from` documents of the pool hold, ascending; written for tasks."""
     np.save(work.folder / "vocabulary.npy", vocabulary)
     documents_with = np.zeros(len(vocabulary), np.int64)
-    for receipt in work.stage("count", _count, tasks):
+    for receipt in work.stage("look up", _look_up, tasks):
         with np.load(receipt["path"]) as found:
             documents_with[found["at"]] += found["documents"]
     telling = vocabulary[documents_with < common_from]
@@ -113,8 +113,8 @@ def _collect(store: Store, task: Task) -> Receipt:
     return {"path": str(path), "set": task["set"], "documents": live.num_rows}
 
 
-def _count(store: Store, task: Task) -> Receipt:
-    """How many documents of the shard hold each evaluation n-gram."""
+def _look_up(store: Store, task: Task) -> Receipt:
+    """How many documents of the shard hold each evaluation n-gram, and which documents hold any."""
     vocabulary = np.load(Path(task["folder"]) / "vocabulary.npy", mmap_mode="r")
     live = read_live(store, task["shard"], task["layers"], ["text"])
     documents, holds = texts_with_ngrams(live["text"], task["step"].ngram, vocabulary)
@@ -125,7 +125,7 @@ def _count(store: Store, task: Task) -> Receipt:
 
 
 def _counts_path(task: Task) -> Path:
-    """What `_count` found in the task's shard."""
+    """What `_look_up` found in the task's shard."""
     return Path(task["folder"]) / f"count-{task['number']}.npz"
 
 

@@ -92,7 +92,7 @@ class Classify:
 def one_line(texts: Texts) -> pa.LargeStringArray:
     """What fastText reads of each document: the matching form of its beginning, on one line, its own marks broken up.
 
-    Words stand between what fastText takes for spaces: ASCII ones and zeros, as many as there were.
+    Words are separated by what separates them for fastText, ASCII white space and zeros; runs of it stay as they are.
     """
     lines = matching_form(pc.utf8_slice_codeunits(texts, 0, PREFIX_CHARS))
     for mark in SPECIAL:

@@ -14,6 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
+from dataops.kernels.linear import word_keys
+
 LEAST_BYTES = 32 << 20  # of an input matrix
 LABEL = "LABEL:"  # in capitals, which no folded text holds: a document can't label itself
 _M_PERTURB, _ZEROS, _OFF = -6, 0xFF, 0  # of glibc's mallopt; it fills with the complement of the byte it is given
@@ -25,6 +30,18 @@ def train_supervised(lines: Path, **options: Any) -> Any:
 
     with _zeroed_memory():
         return fasttext.train_supervised(str(lines), label=LABEL, thread=1, verbose=0, **options)
+
+
+def linear_form(model: Any, label: str, other: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A classifier of two labels as `kernels.linear.mean_log_odds` takes it: (hashes, of_words, of_pairs).
+
+    The log odds are those of `label` against `other`.
+    """
+    labels, out, vectors, words = model.get_labels(), model.get_output_matrix(), model.get_input_matrix(), model.words
+    log_odds = np.einsum("ij,j->i", vectors, out[labels.index(label)] - out[labels.index(other)])
+    hashes = word_keys(pa.array(words, pa.large_string()))
+    order = np.argsort(hashes)
+    return hashes[order], log_odds[: len(words)][order], log_odds[len(words) :]
 
 
 def train_unsupervised(lines: Path, **options: Any) -> Any:

@@ -20,12 +20,12 @@ import numpy as np
 import pyarrow as pa
 
 from dataops.domain import one_line
-from dataops.fasttext_training import LABEL, train_supervised
+from dataops.fasttext_training import LABEL, linear_form, train_supervised
 from dataops.kernels.bag import bag_counts, log_ratios, mean_ratios
 from dataops.kernels.language_model import NgramModels, cross_entropy, fit_ngrams
-from dataops.kernels.linear import fasttext_word_hashes, mean_log_odds
+from dataops.kernels.linear import mean_log_odds
 
-MOST = 12.0  # log odds of a classifier: what is past it was learned by heart
+MAX_LOG_ODDS = 12.0  # of a classifier: what is past it was learned by heart
 _BITS = 21  # log2 of the slots of the language models, for samples of a few million tokens
 
 
@@ -110,21 +110,15 @@ class ClassifierScorer:
         model = train_supervised(
             lines, dim=self.dimension, epoch=self.epochs, lr=0.5, wordNgrams=2, bucket=self.buckets, minCount=3, seed=1
         )
-        labels, out, vectors = model.get_labels(), model.get_output_matrix(), model.get_input_matrix()
-        direction = out[labels.index(f"{LABEL}1")] - out[labels.index(f"{LABEL}0")]
-        log_odds = np.einsum("ij,j->i", vectors, direction)
-        words = model.get_words()
-        hashes = fasttext_word_hashes(pa.array(words, pa.large_string()))
-        order = np.argsort(hashes)
         with open(path, "wb") as file:
-            for array in (hashes[order], log_odds[: len(words)][order], log_odds[len(words) :]):
+            for array in linear_form(model, f"{LABEL}1", f"{LABEL}0"):
                 np.save(file, array)
 
     def score(self, path: Path, sample: Sample) -> np.ndarray:
         with open(path, "rb") as file:
             hashes, of_words, of_pairs = (np.load(file) for _ in range(3))
         found = mean_log_odds(one_line(sample.texts), hashes, of_words, of_pairs)
-        return np.clip(found, -MOST, MOST)
+        return np.clip(found, -MAX_LOG_ODDS, MAX_LOG_ODDS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Weights of windows: a score, calibrated to a ratio of densities, becomes how often each window is drawn.
 
     sample      windows of pool and target, drawn by key
-    learn       the scorer from the sample, and from each half of its documents alone
+    fit         the scorer from the sample, and from each half of its documents alone
     calibrate   on scores of windows by the half that had not seen them: the slopes from scores to
                 ln P(x | target) / P(x | pool), and the AUC
     score       every window of the pool
@@ -107,7 +107,7 @@ def weigh_by_score(step: Selecting, scorer: Scorer, work: Work, *inputs: Snapsho
     }
     of_pool, of_target = parts_of((pool, target))
     task = {**settings, "pool": of_pool, "target": of_target, "feedback": parts_of(feedback), "paths": paths}
-    learned = work.stage("learn", _learn, [{**task, "part": part} for part in PARTS], unit="windows")
+    learned = work.stage("fit", _learn, [{**task, "part": part} for part in PARTS], unit="windows")
     learned_task = {**task, "models": {part: each["model"] for part, each in zip(PARTS, learned, strict=True)}}
     (fitted,) = work.stage("calibrate", _calibrate, [learned_task], unit="windows")
     scored = work.stage("score", _score, [{**t, **fitted} for t in tasks if t["side"] == "pool"], unit="windows")

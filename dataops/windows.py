@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from catalog.errors import CorruptStore
+from catalog.errors import CorruptStore, UsageError
 from catalog.snapshot import Shard
 from catalog.store import Store
 from catalog.tables import read_live
@@ -44,6 +44,7 @@ def windows_of(
     tokens = read_live(store, shard, layers, ["tokens"], table="tokens")["tokens"].combine_chunks()
     lengths = np.diff(tokens.offsets.to_numpy())
     values = tokens.flatten().to_numpy()
+    _check(documents, tokens, sums(byte_lengths, values, lengths))
     per_document = -(-lengths // context)
     document = np.repeat(np.arange(len(lengths)), per_document)
     first = np.cumsum(per_document) - per_document
@@ -62,15 +63,30 @@ def windows_of(
     )
 
 
+def _check(documents: pa.Table, tokens: pa.LargeListArray, num_bytes: np.ndarray) -> None:
+    """Raise unless the tokens of each document, which stand for `num_bytes` int64[documents], are as long as its text.
+
+    UsageError for documents without tokens, CorruptStore for those with others.
+    """
+    if tokens.null_count:
+        first = documents["id"].filter(tokens.is_null())[0]
+        raise UsageError(
+            f"{tokens.null_count} documents were brought back after `tokenize` and have no tokens, the first is "
+            f"{first}: tokenize after the last step that decides"
+        )
+    wrong = np.flatnonzero(num_bytes != np.diff(text_bytes(documents["text"]).offsets))
+    if len(wrong):
+        raise CorruptStore(f"the tokens of document {documents['id'][int(wrong[0])]} are not those of its text")
+
+
 def pieces(texts: Texts, sizes: np.ndarray) -> pa.LargeStringArray:
     """All the texts, one after another, cut into pieces of `sizes` bytes, int64[n]: not copied where that can be.
 
-    A character that is cut is replaced on both sides. Raises CorruptStore where sizes and texts differ in bytes.
+    A character that is cut is replaced on both sides. The sizes add up to the bytes of the texts.
     """
     data = text_bytes(texts).values
     bounds = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    if bounds[-1] != len(data):
-        raise CorruptStore(f"tokens of {bounds[-1]:,} bytes stand for {len(data):,} bytes of text: tokenize them again")
+    assert bounds[-1] == len(data)
     buffers = [None, pa.py_buffer(bounds), pa.py_buffer(data)]
     found = pa.Array.from_buffers(pa.large_binary(), len(sizes), buffers)
     cut = np.zeros(len(bounds), np.bool_)

@@ -3,7 +3,8 @@
 fastText (1607.01759) averages the vectors of a line's words and hashed word pairs and takes the softmax of two products
 with that average, so its log odds are the average of (o_1 - o_0) . v over the features. With those products made once,
 a window costs a hash and a look-up a word, and no thread waits for Python's lock, which fastText's own bindings hold.
-Words, hashes and the end of a line are those of fastText 0.9.3, tested against it.
+Words, hashes of pairs and the end of a line are those of fastText 0.9.3, tested against it; a word itself is looked up
+by a hash of our own, of 64 bits, where fastText compares it.
 """
 
 import numba
@@ -19,7 +20,7 @@ _PAIR = np.uint64(116049371)
 _END_OF_LINE = np.frombuffer(b"</s>", np.uint8)  # a word of every line, with a pair before it
 
 
-def fasttext_word_hashes(words: Texts) -> NDArray[np.uint64]:
+def word_keys(words: Texts) -> NDArray[np.uint64]:
     """What `mean_log_odds` knows a word by: uint64[n], of whole texts without a space in them."""
     offsets, data = text_bytes(words)
     return _whole_hashes(offsets, data)
@@ -29,8 +30,14 @@ def mean_log_odds(lines: Texts, hashes: ArrayLike, of_words: ArrayLike, of_pairs
     """The mean of the log odds of each line's features, float32[n]; 0 for a line without known features.
 
     `of_words` float32[v] are those of the words with `hashes` uint64[v] (ascending), `of_pairs` float32[buckets] those
-    of the pairs. A word is a run of bytes between ASCII spaces and zeros. Raises ValueError unless the hashes ascend.
+    of the pairs. A word is a run of bytes between ASCII spaces and zeros; a line holds no line feed, which for fastText
+    is its end. Raises ValueError unless the hashes ascend, `of_words` is as long and `of_pairs` has a bucket.
     """
+    if len(np.asarray(of_words)) != len(np.asarray(hashes)) or not len(np.asarray(of_pairs)):
+        raise ValueError(
+            f"{len(np.asarray(hashes))} words, {len(np.asarray(of_words))} log odds of them and "
+            f"{len(np.asarray(of_pairs))} buckets of pairs: expected as many log odds as words, and a bucket"
+        )
     known, starts, shift = by_prefix(hashes)
     offsets, data = text_bytes(lines)
     words, pairs = read_only(of_words, np.float32), read_only(of_pairs, np.float32)

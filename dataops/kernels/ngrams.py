@@ -19,7 +19,7 @@ _FNV_BASIS = np.uint64(0xCBF29CE484222325)
 _FNV_PRIME = np.uint64(0x100000001B3)
 _ROLL = np.uint64(0x9FB21C651E98DF25)  # odd, so that a word's weight never vanishes
 _ONE, _THREE, _SEVEN = np.uint64(1), np.uint64(3), np.uint64(7)
-_SIEVE_BITS = 3  # more than it takes to number the hashes
+_SPARE_BITS = 3  # of the sieve, more than it takes to number the hashes
 
 
 def word_hashes(texts: Texts) -> Ragged:
@@ -231,13 +231,13 @@ def _sieve(known: NDArray[np.uint64]) -> tuple[NDArray[np.uint8], np.uint64]:
     Most n-grams of a text are not in the vocabulary, and nine of ten of those end here: the bits of millions of hashes
     fit into a processor's cache, the hashes don't.
     """
-    bits = min(40, len(known).bit_length() + _SIEVE_BITS)
+    bits = len(known).bit_length() + _SPARE_BITS
     return _sieve_of(known, bits), np.uint64(64 - bits)
 
 
 @numba.njit(cache=True, nogil=True)
 def _sieve_of(known, bits):  # type: ignore[no-untyped-def]
-    sieve, shift = np.zeros(1 << (bits - 3), np.uint8), np.uint64(64 - bits)
+    sieve, shift = np.zeros((1 << bits) // 8, np.uint8), np.uint64(64 - bits)
     for value in known:
         at = value >> shift
         sieve[np.int64(at >> _THREE)] |= np.uint8(1 << (at & _SEVEN))

@@ -60,8 +60,14 @@ def text_bytes(texts: Texts) -> Ragged:
 
 
 def sums(table: ArrayLike, values: ArrayLike, sizes: ArrayLike) -> NDArray[np.int64]:
-    """`table[values]` summed over consecutive runs of `sizes` values: int64[n]. `values` are uint16."""
-    return _sums(read_only(table, np.int64), read_only(values, np.uint16), read_only(sizes, np.int64))
+    """`table[values]` summed over consecutive runs of `sizes` values, which are uint16: int64[n].
+
+    Raises ValueError for a value that the table does not have.
+    """
+    known, given = read_only(table, np.int64), read_only(values, np.uint16)
+    if given.size and given.max() >= known.size:
+        raise ValueError(f"value {given.max()} in a table of {known.size}")
+    return _sums(known, given, read_only(sizes, np.int64))
 
 
 @numba.njit(cache=True, nogil=True)

@@ -7,7 +7,9 @@ import pyarrow as pa
 import pytest
 
 from catalog.catalog import Catalog
-from catalog.errors import CorruptStore
+from catalog.errors import CorruptStore, UsageError
+from catalog.snapshot import Snapshot
+from catalog.tables import read_live
 from catalog.tokenizer import BpeTokenizer
 from dataops.exact import ExactDedup
 from dataops.tokenize import Tokenize, TrainTokenizer
@@ -17,12 +19,17 @@ from tests.dataops.conftest import Make, apply, live, prose
 TEXTS = ["x", "数字 " * 30, "naïve 😀 " * 40, *(prose(i, 3 * i + 1) for i in range(12)), prose(3, 10)]
 
 
-def cut(catalog: Catalog, ingest: Make, context: int) -> tuple[list[Windows], dict[str, str], dict[str, list[int]]]:
-    """The windows of each shard; text and tokens of each document. One document is dropped before."""
+def tokenized(catalog: Catalog, ingest: Make) -> tuple[Snapshot, np.ndarray]:
+    """TEXTS in shards, of which one document is dropped before, and the bytes of each token."""
     unique = apply(catalog, ExactDedup(), ingest([{"text": text} for text in TEXTS], shard_bytes=500), into="unique")
     tokenizer = apply(catalog, TrainTokenizer(vocab_size=300), unique, into="tokenizer")
     snapshot = apply(catalog, Tokenize(), unique, tokenizer, into="tokens")
-    lengths = BpeTokenizer(catalog.store.local(tokenizer.artifact("tokenizer"))).byte_lengths
+    return snapshot, BpeTokenizer(catalog.store.local(tokenizer.artifact("tokenizer"))).byte_lengths
+
+
+def cut(catalog: Catalog, ingest: Make, context: int) -> tuple[list[Windows], dict[str, str], dict[str, list[int]]]:
+    """The windows of each shard; text and tokens of each document."""
+    snapshot, lengths = tokenized(catalog, ingest)
     windows = [
         windows_of(catalog.store, shard, snapshot.contents.layers, context=context, byte_lengths=lengths)
         for shard in snapshot.contents.shards
@@ -69,8 +76,29 @@ def test_a_character_cut_by_a_boundary_is_replaced_on_both_sides() -> None:
     assert [piece.strip("\ufffd") for piece in cut] == ["a", "", "b", "n", ""]
     assert ["\ufffd" in piece for piece in cut] == [True, True, False, True, True]
     assert pieces(texts, np.array([0, 1, 4, 4, 0])).to_pylist() == ["", "a", "😀", "bné", ""]
+    parts = pa.chunked_array([pa.array(["xx", "a😀"]), pa.array([None, "né", "yy"])]).slice(1, 3)
+    assert pieces(parts, np.array([5, 3])).to_pylist() == ["a😀", "né"]
 
 
-def test_tokens_of_another_text_are_refused() -> None:
-    with pytest.raises(CorruptStore, match="tokens of 4 bytes stand for 3 bytes"):
-        pieces(pa.array(["abc"]), np.array([1, 3]))
+@pytest.mark.parametrize("texts", [[], [""]])
+def test_texts_without_bytes_have_no_pieces(texts: list[str]) -> None:
+    assert pieces(pa.array(texts, pa.string()), np.array([], np.int64)).to_pylist() == []
+
+
+def test_tokens_of_another_text_are_refused(catalog: Catalog, ingest: Make) -> None:
+    snapshot, lengths = tokenized(catalog, ingest)
+    shard, layers = snapshot.contents.shards[0], snapshot.contents.layers
+    with pytest.raises(CorruptStore, match="are not those of its text"):
+        windows_of(catalog.store, shard, layers, context=8, byte_lengths=lengths + 1)
+
+
+def test_documents_brought_back_after_tokenize_are_refused(catalog: Catalog, ingest: Make) -> None:
+    snapshot, lengths = tokenized(catalog, ingest)
+    shard = next(
+        each
+        for each in snapshot.contents.shards
+        if read_live(catalog.store, each, (), ["row"]).num_rows
+        > read_live(catalog.store, each, snapshot.contents.layers, ["row"]).num_rows
+    )
+    with pytest.raises(UsageError, match="1 documents were brought back after `tokenize`"):
+        windows_of(catalog.store, shard, (), context=8, byte_lengths=lengths)

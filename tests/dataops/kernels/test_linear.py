@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dataops.fasttext_training import LABEL, train_supervised
-from dataops.kernels.linear import fasttext_word_hashes, mean_log_odds
+from dataops.fasttext_training import LABEL, linear_form, train_supervised
+from dataops.kernels.linear import mean_log_odds, word_keys
 
 ADDED = 1e-5  # by fastText, to each probability that it reports
 WORDS = np.array([f"{stem}{i}" for i in range(40) for stem in ("a", "é", "日本", "x-y.")])
@@ -23,14 +23,10 @@ def test_scores_are_fasttexts_own_log_odds(lines: list[str], tmp_path: Path) -> 
     path = tmp_path / "lines.txt"
     path.write_text("".join(f"{LABEL}{i % 2} {line}\n" for i, line in enumerate(lines)))
     model = train_supervised(path, dim=8, epoch=5, lr=0.5, wordNgrams=2, bucket=5_000, minCount=3, seed=1)
-    labels, out = model.get_labels(), model.get_output_matrix()
-    of_rows = model.get_input_matrix() @ (out[labels.index(f"{LABEL}1")] - out[labels.index(f"{LABEL}0")])
-    words = model.get_words()
-    hashes = fasttext_word_hashes(pa.array(words))
-    order = np.argsort(hashes)
+    form = linear_form(model, f"{LABEL}1", f"{LABEL}0")
 
     asked = [*lines[:50], "", "unseen", "unseen and é1 unseen", " é1\té2\x00\x0bé3 \r\f", "a1 " * 3000]
-    scores = mean_log_odds(pa.array(asked), hashes[order], of_rows[: len(words)][order], of_rows[len(words) :])
+    scores = mean_log_odds(pa.array(asked), *form)
     named, shares = model.predict(asked, k=2)
     of_label = [dict(zip(names, map(float, share), strict=True)) for names, share in zip(named, shares, strict=True)]
     expected = [np.log((share[f"{LABEL}1"] - ADDED) / (share[f"{LABEL}0"] - ADDED)) for share in of_label]
@@ -39,9 +35,15 @@ def test_scores_are_fasttexts_own_log_odds(lines: list[str], tmp_path: Path) -> 
 
 
 def test_a_line_without_known_features_scores_nothing() -> None:
-    hashes = fasttext_word_hashes(pa.array(["known"]))
+    hashes = word_keys(pa.array(["known"]))
     scores = mean_log_odds(pa.array(["", "unseen", "known"]), hashes, [3.0], np.zeros(8))
     assert scores == pytest.approx([0.0, 0.0, 1.5])  # with the line's end the word makes a pair
+
+
+@pytest.mark.parametrize(("of_words", "of_pairs"), [([0.0], [0.0]), ([0.0, 0.0], [])])
+def test_log_odds_of_other_words_than_those_are_refused(of_words: list[float], of_pairs: list[float]) -> None:
+    with pytest.raises(ValueError, match="as many log odds as words"):
+        mean_log_odds(pa.array(["a"]), np.array([1, 2], np.uint64), of_words, of_pairs)
 
 
 def test_hashes_must_ascend() -> None:
