@@ -33,14 +33,14 @@ def mean_log_odds(lines: Texts, hashes: ArrayLike, of_words: ArrayLike, of_pairs
     of the pairs. A word is a run of bytes between ASCII spaces and zeros; a line holds no line feed, which for fastText
     is its end. Raises ValueError unless the hashes ascend, `of_words` is as long and `of_pairs` has a bucket.
     """
-    if len(np.asarray(of_words)) != len(np.asarray(hashes)) or not len(np.asarray(of_pairs)):
-        raise ValueError(
-            f"{len(np.asarray(hashes))} words, {len(np.asarray(of_words))} log odds of them and "
-            f"{len(np.asarray(of_pairs))} buckets of pairs: expected as many log odds as words, and a bucket"
-        )
     known, starts, shift = by_prefix(hashes)
-    offsets, data = text_bytes(lines)
     words, pairs = read_only(of_words, np.float32), read_only(of_pairs, np.float32)
+    if words.size != known.size or not pairs.size:
+        raise ValueError(
+            f"{known.size} words, {words.size} log odds of them and {pairs.size} buckets of pairs: expected as many "
+            "log odds as words, and a bucket"
+        )
+    offsets, data = text_bytes(lines)
     return _mean_log_odds(offsets, data, known, starts, shift, words, pairs, _END_OF_LINE)
 
 
