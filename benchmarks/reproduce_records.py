@@ -3,8 +3,7 @@
 A row is minutes of training and one line here: bits of every test document before and after fine-tuning, what it cost,
 and what made it. A file holds the rows of one target and one share of the pool; its first line holds what all of them
 share, the bytes and tokens of the test documents. Numbers only, no text. A line counts as long as the revisions of its
-steps and of the benchmark are those of the code, or stand for them in STANDING; the row is made again after that, and
-the old line stays.
+steps and of the benchmark are those of the code; the row is made again after that, and the old line stays.
 """
 
 from __future__ import annotations
@@ -30,9 +29,6 @@ from clusters.registry import STEPS, step_class
 
 RECORDS = Path(__file__).parent / "reproduced"
 BEFORE, AFTER = "before", "after"
-# Revisions whose rows stand for the next one's. Of weigh-classifier 3 and 4 the streams for biomedical research share
-# 99.6% of their tokens: docs/decisions.md, 2026-12-01.
-STANDING = {("weigh-classifier", 3): 4}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -82,9 +78,8 @@ class Records:
         for path in sorted(self.folder.glob(f"*-{self.share:g}.jsonl")):
             for line in path.read_text().splitlines()[1:]:
                 each = json.loads(line)
-                made_by = {verb: STANDING.get((verb, revision), revision) for verb, revision in each["steps"].items()}
                 if (
-                    made_by == {verb: revisions.get(verb) for verb in made_by}
+                    each["steps"] == {verb: revisions.get(verb) for verb in each["steps"]}
                     and each["revision"] == REVISION
                     and each["size"] == [self.tokens, self.params]
                 ):

@@ -4,6 +4,7 @@
     ├── UsageError                  exit status 2: what was asked for can't be done as asked
     │   ├── UnknownReference        no such snapshot, document or model
     │   └── BadInput                a file or column that can't be read
+    ├── Declined                    exit status 3: nothing failed, and the answer is no
     ├── ConflictError               another writer moved the name first
     ├── CorruptStore                a stored byte is not what the log says it is
     ├── UnreadableFormat            a store that newer or much older software wrote
@@ -32,6 +33,12 @@ class UnknownReference(UsageError):
 
 class BadInput(UsageError):
     """A file or a column that can't be read as asked."""
+
+
+class Declined(TamisError):
+    """What was asked is answered, with reasons against it: a script must be able to tell this from a failure."""
+
+    exit_status = 3
 
 
 class ConflictError(TamisError):

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from catalog.catalog import Catalog
-from catalog.errors import TamisError, UsageError
+from catalog.errors import Declined, UsageError
 from catalog.snapshot import Snapshot
 from clusters.advice import too_short, too_small, uncovered
 from clusters.console import Console
@@ -95,7 +95,7 @@ def _in_batches(most: int, entry: Stated) -> Stated:
 
 
 def check(made: Mapping[str, Snapshot]) -> None:
-    """Raise TamisError as soon as what was made shows that the pool can't help."""
+    """Raise Declined as soon as what was made shows that the pool can't help."""
     newest = list(made)[-1]
     why = ""
     if newest == "validation":
@@ -104,7 +104,7 @@ def check(made: Mapping[str, Snapshot]) -> None:
         found = made["mixture"].contents.summary
         why = too_short(found["tokens"], found["pool_tokens"]) if found["pool_too_small"] else uncovered(outside(made))
     if why:
-        raise TamisError(why)
+        raise Declined(why)
 
 
 def prepared(
@@ -128,7 +128,7 @@ def plan_now(
     workers: int,
     output_format: str,
 ) -> None:
-    """Make the plan and print it. Raises TamisError, after printing, when the pool can't help."""
+    """Make the plan and print it. Raises Declined, after printing, when the pool can't help."""
     console = Console()
     console.title(f"tamis plan: {planned.settings['tokens']:,} tokens and {planned.settings['params']:,} parameters")
     made = run_recipe(recipe, store=store, executor=executor, workers=workers, console=console, check=check)
@@ -138,4 +138,4 @@ def plan_now(
     else:
         print(plan_screen(report))
     if report.refused:
-        raise TamisError(report.refused)
+        raise Declined(report.refused)

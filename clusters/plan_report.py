@@ -198,7 +198,7 @@ def _speed(catalog: Catalog, packs: Snapshot, planned: Pretrain) -> Speed:
         optimizer=planned.optimizer,
     )
     model = sized(planned.params, **_shape(packs))
-    return measure(pack_paths(catalog.store, packs), model, train=train, threads=planned.threads)
+    return measure(pack_paths(catalog.store, packs), model, train=train, threads=planned.threads, device=planned.device)
 
 
 def _side(catalog: Catalog, tokenized: Snapshot) -> Side:

@@ -98,8 +98,9 @@ def _costs(report: Report) -> list[str]:
         flops = (route.generic, route.task, route.total(report.tasks))
         cells = [*(f"{each:>9.1e}" for each in flops), *(f"{_time(speed.seconds(each)):>9}" for each in flops)]
         lines.append("  " + " ".join([f"{route.name:<9} {route.served:>11,}", *cells]))
+    where = "a GPU" if speed.device == "cuda" else f"{speed.threads} thread{'s' * (speed.threads > 1)}"
     lines += [
-        f"  time: one run at a time, {speed.threads} thread{'s' * (speed.threads > 1)}, this machine as busy as it is: "
+        f"  time: one run at a time, {where}, this machine as busy as it is: "
         f"{speed.flops_per_second / 1e9:,.0f} GFLOP/s, median of {speed.steps} steps",
         f"  curation, selection and proxies are done and took {duration(report.preparing_seconds)}",
     ]

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from catalog.catalog import Catalog
 from catalog.errors import UsageError
@@ -21,7 +21,7 @@ from clusters.recipes import Recipe, Stated, override, stated, validate
 from clusters.registry import SELECTOR
 from clusters.runner import executor_for, run_recipe
 from clusters.screens import last_screen
-from training.config import TrainConfig, family_rows_for, rate_for
+from training.config import Device, TrainConfig, family_rows_for, rate_for
 
 # Sustained training rate of two cores with AVX-512 BF16, by AdamW (benchmarks/train.py). It turns minutes into tokens
 # the same way everywhere, so that a recipe does not depend on how busy the machine was when it was written.
@@ -54,6 +54,7 @@ class Request:
     classify: bool = False
     family: str = "decoder"
     selector: str = SELECTOR
+    device: str = "cpu"
 
 
 def columns(*, text: str, identity: str | None, domain: str | None) -> dict[str, str]:
@@ -81,11 +82,13 @@ def tuning_tokens(tokens: int) -> int:
 
 
 def recipe_for(request: Request) -> Recipe:
-    """The steps of the main job, in order. Raises UsageError for a size, a family or a selector that can't be."""
+    """The steps of the main job, in order. Raises UsageError for a size, family, selector or device that can't be."""
     if request.family not in ("decoder", "recurrent", *WITH_EXPERTS):
         raise UsageError(f"no family {request.family!r}: expected decoder, recurrent, {', '.join(WITH_EXPERTS)}")
     if request.selector not in WEIGHING:
         raise UsageError(f"no selector {request.selector!r}: expected {', '.join(WEIGHING)}")
+    if request.device not in get_args(Device):
+        raise UsageError(f"no device {request.device!r}: expected {', '.join(get_args(Device))}")
     if request.params < request.vocab_size * 64 * 2:
         raise UsageError(
             f"--params {request.params:,} is too small for a vocabulary of {request.vocab_size:,}: expected at least "
@@ -141,7 +144,7 @@ def _selection(request: Request) -> list[Stated]:
 def _training(request: Request) -> list[Stated]:
     """Two equal models on equal tokens, both fine-tuned; one on the target alone; evaluation; the best one exported."""
     tokens = training_tokens(request)
-    tuning = {"tokens": tuning_tokens(tokens)}
+    tuning = {"tokens": tuning_tokens(tokens), **_device(request)}
     tuned = [f"{name}-tuned" for name in MODELS]
     experts = _experts(request, tuning) if request.family in WITH_EXPERTS else []
     served = [entry.name for entry in experts[1:]]
@@ -167,7 +170,13 @@ def _training(request: Request) -> list[Stated]:
 def _sized(request: Request, tokens: int, *, family: str = "decoder", experts: int = 1) -> dict[str, Any]:
     """What training from scratch on so many tokens takes."""
     rows = family_rows_for(tokens, context=request.context, family=family, experts=experts)
-    return {"params": request.params, "tokens": tokens, "batch_rows": rows, "learning_rate": rate_for(rows)}
+    size = {"params": request.params, "tokens": tokens, "batch_rows": rows, "learning_rate": rate_for(rows)}
+    return size | _device(request)
+
+
+def _device(request: Request) -> dict[str, Any]:
+    """As a setting of training, where it is not the default."""
+    return {} if request.device == "cpu" else {"device": request.device}
 
 
 def _experts(request: Request, tuning: Mapping[str, Any]) -> list[Stated]:

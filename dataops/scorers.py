@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Protocol
 
 import numpy as np
@@ -27,6 +28,7 @@ from dataops.kernels.linear import mean_log_odds
 
 MAX_LOG_ODDS = 12.0  # of a classifier: what is past it was learned by heart
 _BITS = 21  # log2 of the slots of the language models, for samples of a few million tokens
+_loading = Lock()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -141,8 +143,14 @@ def _part(path: Path, number: int) -> Path:
     return path.with_suffix(f".{number}{path.suffix}")
 
 
-@lru_cache(maxsize=1)
 def _ngrams(path: str, vocab_size: int) -> NgramModels:
-    """The two models of a run's folder, loaded once a process; not mapped, so that they may lie in large pages."""
+    """The two models of a file, loaded once a process however many threads ask."""
+    with _loading:
+        return _loaded(path, vocab_size)
+
+
+@lru_cache(maxsize=2)  # windows are scored by the model of one half of the documents or of the other
+def _loaded(path: str, vocab_size: int) -> NgramModels:
+    """Not mapped, so that they may lie in large pages."""
     with open(path, "rb") as file:
         return NgramModels(vocab_size, np.load(file), np.load(file))

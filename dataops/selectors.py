@@ -50,7 +50,7 @@ class WeighCrossEntropy(Selecting):
     """Weights of windows by the difference of two language models."""
 
     verb: ClassVar[str] = "weigh-cross-entropy"
-    revision: ClassVar[int] = 3
+    revision: ClassVar[int] = 4
 
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """A mixture snapshot with `weights` and `factors`."""
@@ -76,7 +76,7 @@ class WeighClassifier(Selecting):
     """Weights of windows by a fastText classifier of target against pool."""
 
     verb: ClassVar[str] = "weigh-classifier"
-    revision: ClassVar[int] = 4
+    revision: ClassVar[int] = 5
 
     dimension: int = 24
     epochs: int = 5

@@ -1,10 +1,12 @@
 """Weights of windows: a score, calibrated to a ratio of densities, becomes how often each window is drawn.
 
     sample      windows of pool and target, drawn by key
-    fit         the scorer from the sample, and from each half of its documents alone
+    fit         the scorer: from each half of the sample's documents, and from all of the target's and each half of the
+                pool's
     calibrate   on scores of windows by the half that had not seen them: the slopes from scores to
                 ln P(x | target) / P(x | pool), and the AUC
-    score       every window of the pool
+    score       every window of the pool, by the scorer that had not seen its half of the documents: one that had
+                learned a window as the pool's would not draw it
     weigh       q(x) in proportion to tokens times that ratio, tempered, defended and capped as the weights of cells are
 
 The result is a mixture like that of `weigh`; how windows of one cell differ is its table `factors`, which `resample`
@@ -14,7 +16,7 @@ the smoothed share of its cell in the target and p'_c that share with the verdic
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -51,20 +53,24 @@ from dataops.kernels.ranking import auc, auc_by_cell, calibrate
 from dataops.scorers import Sample, Scorer
 from dataops.step import shard_tasks
 
-WHOLE = 2
-PARTS = (WHOLE, 0, 1)  # what a scorer learns from: all documents, which takes longest, those outside half 0, outside 1
+HALVES = (0, 1)  # of the documents of a side
+NEITHER = 2
+# What scorers leave out of (target, pool) as they learn, one for each half
+SCORING = tuple((NEITHER, half) for half in HALVES)
+CALIBRATING = tuple((half, half) for half in HALVES)
+_OF_SAMPLES = np.uint64(0x73616D706C65)  # makes keys other numbers than those that `resample` draws by
 LEAST = 20  # windows of each side that a cell needs before its AUC says something
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selecting:
-    """Settings of every selector of this module. `keeps_cells`: weights of cells stand, scores divide them.
+    """Settings of every selector of windows. `keeps_cells`: weights of cells stand, scores divide them.
 
     Inputs are the pool, the target and, if any, feedback in the same cells; see `dataops.importance.Weigh`.
     """
 
     verb: ClassVar[str]
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     keeps_cells: ClassVar[bool] = False
 
     tokens: int
@@ -77,6 +83,8 @@ class Selecting:
 
     def __post_init__(self) -> None:
         check_sampling(self.tokens, self.temperature, self.defence, self.max_epochs, self.feedback_weight)
+        if self.sample_windows < 1:
+            raise UsageError(f"sample_windows {self.sample_windows}: expected at least 1")
 
 
 def weigh_by_score(step: Selecting, scorer: Scorer, work: Work, *inputs: Snapshot) -> Contents:
@@ -101,17 +109,22 @@ def weigh_by_score(step: Selecting, scorer: Scorer, work: Work, *inputs: Snapsho
         raise UsageError(f"the pool has {totals['pool']} windows and the target {totals['target']}: both need some")
     rates = {side: min(1.0, step.sample_windows / total) for side, total in totals.items()}
     sampled = work.stage("sample", _sample, [{**t, "rate": rates[t["side"]]} for t in tasks], unit="windows")
+    for side in ("pool", "target"):
+        if not _total(sampled, tasks, side):
+            raise UsageError(f"no window of the {side} was drawn for {step.sample_windows} sample_windows: take more")
     paths = {
         side: [each["path"] for each, task in zip(sampled, tasks, strict=True) if task["side"] == side]
         for side in ("pool", "target")
     }
     of_pool, of_target = parts_of((pool, target))
     task = {**settings, "pool": of_pool, "target": of_target, "feedback": parts_of(feedback), "paths": paths}
-    learned = work.stage("fit", _learn, [{**task, "part": part} for part in PARTS], unit="windows")
-    learned_task = {**task, "models": {part: each["model"] for part, each in zip(PARTS, learned, strict=True)}}
-    (fitted,) = work.stage("calibrate", _calibrate, [learned_task], unit="windows")
-    scored = work.stage("score", _score, [{**t, **fitted} for t in tasks if t["side"] == "pool"], unit="windows")
-    task = {**task, **fitted, "scores": [each["path"] for each in scored]}
+    lessons = [{**task, "number": number, "without": each} for number, each in enumerate(SCORING + CALIBRATING)]
+    models = [each["model"] for each in work.stage("fit", _learn, lessons, unit="windows")]
+    scoring, calibrating = models[: len(SCORING)], models[len(SCORING) :]
+    (fitted,) = work.stage("calibrate", _calibrate, [{**task, "models": calibrating}], unit="windows")
+    learned = {"models": scoring, "slopes": fitted["slopes"]}
+    scored = work.stage("score", _score, [{**t, **learned} for t in tasks if t["side"] == "pool"], unit="windows")
+    task |= {"scores": [each["path"] for each in scored]}
     (weighed,) = work.stage("weigh", _weigh, [task], unit="windows")
     shards = tuple(
         Shard(rows=rows, tables={"factors": file_ref(ref)})
@@ -130,12 +143,17 @@ def _measure(store: Store, task: Task) -> Receipt:
     return {"windows": read_live(store, task["shard"], task["layers"], ["row"], table="cells").num_rows}
 
 
+def sample_numbers(seed: int, h64: np.ndarray, window: np.ndarray) -> np.ndarray:
+    """A number in [0, 1) for each window, float64[n]: those below the rate are in the sample."""
+    return uniform(seed, mix64(window_keys(h64, window) ^ _OF_SAMPLES))
+
+
 def _sample(store: Store, task: Task) -> Receipt:
     step: Selecting = task["step"]
     cells = load_cells(store, task["cell-model"])
     windows = cut(store, task, cells.context)
     placed = read_live(store, task["shard"], task["layers"], ["cell"], table="cells")["cell"].to_numpy()
-    chosen = uniform(step.seed, window_keys(windows.h64, windows.window)) < task["rate"]
+    chosen = sample_numbers(step.seed, windows.h64, windows.window) < task["rate"]
     lengths = windows.n_tokens.astype(np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths[chosen])])
     table = pa.table(
@@ -153,15 +171,18 @@ def _sample(store: Store, task: Task) -> Receipt:
 
 
 def _learn(store: Store, task: Task) -> Receipt:
-    """A scorer from all the samples, or from the documents that are not in one half; no model where a side is empty."""
+    """A scorer from the samples of target and pool, without the halves that the task names.
+
+    Where all documents of a side are in such a half they teach all the same: too few to hold back.
+    """
     scorer: Scorer = task["scorer"]
-    target, pool = (
-        sample if task["part"] == WHOLE else sample.part(_halves(table) != task["part"])
-        for sample, table in (_read_sample(store, task, side) for side in ("target", "pool"))
-    )
-    if not len(target) or not len(pool):
-        return {"model": "", "windows": 0}
-    path = Path(task["folder"]) / f"scorer-{task['part']}.model"
+    sides = []
+    for side, half in zip(("target", "pool"), task["without"], strict=True):
+        sample, table = _read_sample(store, task, side)
+        taught = _halves(table["h64"].to_numpy()) != half
+        sides.append(sample.part(taught) if taught.any() else sample)
+    target, pool = sides
+    path = Path(task["folder"]) / f"scorer-{task['number']}.model"
     scorer.fit(target, pool, path)
     return {"model": str(path), "windows": len(target) + len(pool)}
 
@@ -170,9 +191,8 @@ def _calibrate(store: Store, task: Task) -> Receipt:
     scorer: Scorer = task["scorer"]
     target, of_target = _read_sample(store, task, "target")
     pool, of_pool = _read_sample(store, task, "pool")
-    paths = {part: Path(model) if model else None for part, model in task["models"].items()}
     ours, theirs = (
-        _held_out_scores(scorer, sample, _halves(table), paths)
+        _held_out_scores(scorer, sample, table["h64"].to_numpy(), task["models"])
         for sample, table in ((target, of_target), (pool, of_pool))
     )
     target_cells, pool_cells = of_target["cell"].to_numpy(), of_pool["cell"].to_numpy()
@@ -189,7 +209,6 @@ def _calibrate(store: Store, task: Task) -> Receipt:
         "cells_with_auc": int((share > 0).sum()),
     }
     return {
-        "model": task["models"][WHOLE],
         "slopes": slopes.tolist(),
         "report": report,
         "windows": len(target) + len(pool),
@@ -208,21 +227,15 @@ def _read_sample(store: Store, task: Task, side: str) -> tuple[Sample, pa.Table]
     return sample, table
 
 
-def _halves(table: pa.Table) -> np.ndarray:
+def _halves(h64: np.ndarray) -> np.ndarray:
     """Which half of the documents each window belongs to, int[n]."""
-    return (mix64(table["h64"].to_numpy()) & np.uint64(1)).astype(np.int64)
+    return (mix64(h64) & np.uint64(1)).astype(np.int64)
 
 
-def _held_out_scores(
-    scorer: Scorer, sample: Sample, halves: np.ndarray, models: Mapping[int, Path | None]
-) -> np.ndarray:
-    """Scores of a sample, each by the model that did not learn from its half of the documents, in its order.
-
-    models: by part. Where all documents of a side are in one half, what they taught scores them: too few to hold back.
-    """
-    whole = models[WHOLE]
-    assert whole is not None
-    parts = [scorer.score(models[half] or whole, sample.part(halves == half)) for half in (0, 1)]
+def _held_out_scores(scorer: Scorer, sample: Sample, h64: np.ndarray, models: Sequence[str]) -> np.ndarray:
+    """Scores of windows of documents `h64`, each by the model that learned without their half, in their order."""
+    halves = _halves(h64)
+    parts = [scorer.score(Path(models[half]), sample.part(halves == half)) for half in HALVES]
     scores = np.concatenate(parts)
     scores[np.argsort(halves, kind="stable")] = scores.copy()
     return scores
@@ -230,7 +243,8 @@ def _held_out_scores(
 
 def log_ratio(scores: np.ndarray, slopes: ArrayLike) -> np.ndarray:
     """ln P(x | target) / P(x | pool) but for a constant, float32[n], from scores [n] or [n, k] and their k slopes."""
-    return (scores.reshape(len(scores), -1).astype(np.float64) @ np.asarray(slopes)).astype(np.float32)
+    slopes = np.asarray(slopes)
+    return (scores.reshape(len(scores), len(slopes)).astype(np.float64) @ slopes).astype(np.float32)
 
 
 def _cell_ratios(store: Store, task: Task) -> np.ndarray:
@@ -266,7 +280,7 @@ def _score(store: Store, task: Task) -> Receipt:
         vocab_size=BpeTokenizer(store.local(task["tokenizer"])).vocab_size,
     )
     path = Path(task["folder"]) / f"score-{task['number']}.npy"
-    np.save(path, log_ratio(scorer.score(Path(task["model"]), sample), task["slopes"]))
+    np.save(path, log_ratio(_held_out_scores(scorer, sample, windows.h64, task["models"]), task["slopes"]))
     return {"path": str(path), "windows": len(windows), "bytes": windows.text.nbytes}
 
 

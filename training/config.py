@@ -16,6 +16,7 @@ from training.family import Decoder, Family
 Precision = Literal["auto", "bf16", "fp32"]
 Schedule = Literal["wsd", "cosine"]
 Determinism = Literal["run", "bitwise"]
+Device = Literal["cpu", "cuda"]
 OptimizerName = Literal["adamw", "muon"]
 Sharding = Literal["replicated", "sharded"]
 Compile = Literal["auto", "on", "off"]

@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 import torch
 import torch.distributed as dist
 
+from catalog.errors import UsageError
 from training.config import Precision
 
 
@@ -39,7 +40,10 @@ class RunContext(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class LocalContext:
-    """This process alone. `num_threads` 0 leaves PyTorch's setting; results are byte-equal for equal thread counts."""
+    """This process alone. `num_threads` 0 leaves PyTorch's setting; results are byte-equal for equal thread counts.
+
+    `device` raises UsageError where `cuda` is asked for and not there.
+    """
 
     device_name: Literal["auto", "cpu", "cuda"] = "auto"
     num_threads: int = 0
@@ -53,6 +57,11 @@ class LocalContext:
             torch.set_num_threads(self.num_threads)
         if self.device_name == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device_name == "cuda" and not torch.cuda.is_available():
+            raise UsageError(
+                f"device cuda: PyTorch {torch.__version__} finds no GPU here; leave `device` out to train on "
+                "the CPU, or install a PyTorch for your GPU"
+            )
         return torch.device(self.device_name)
 
     def all_reduce(self, tensor: torch.Tensor) -> None:

@@ -62,8 +62,9 @@ def train_together(steps: Sequence[tuple[Any, Work, Sequence[Snapshot]]]) -> Non
     of a run alone. Nothing is committed: each step, built afterwards, finds its run finished and returns at once.
     """
     found = [(work, job) for step, work, inputs in steps if step.ranks == 1 for job in step.jobs(work, *inputs).jobs]
-    if found:
-        _fit(found, at_once=len({work.name for work, _ in found}))
+    for device in sorted({job.device for _, job in found}):
+        group = [(work, job) for work, job in found if job.device == device]
+        _fit(group, at_once=len({work.name for work, _ in group}))
 
 
 def is_trained(work: Work) -> bool:
@@ -108,7 +109,7 @@ def trained(work: Work, jobs: Jobs, packs: Snapshot, *, ranks: int) -> Contents:
 
 
 def _run_here(work: Work, job: Job, *, prefix: str) -> TrainResult:
-    context = LocalContext(device_name="cpu", num_threads=job.threads)
+    context = LocalContext(device_name=job.device, num_threads=job.threads)
     return job.run(context, lambda progress: tell_progress(work, progress, prefix=prefix))
 
 

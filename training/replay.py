@@ -93,7 +93,8 @@ def replay(catalog: Catalog, model: Snapshot, step: int, *, weights: str = "now"
     behind = [each for each in documents_behind(catalog, inputs[0]) if each]
     with tempfile.TemporaryDirectory() as scratch:
         job = _job(catalog, model, inputs, step_class, Path(scratch))
-        context = LocalContext(device_name="cpu", num_threads=threads)
+        device = job.device if weights == "then" else "cpu"
+        context = LocalContext(device_name=device, num_threads=threads)
         packs = Packs(job.packs)
         batch = job.train.batch_rows
         samples = job.order(packs).samples((step - 1) * batch, step * batch)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.config import ModelConfig, TrainConfig
+from training.config import Device, ModelConfig, TrainConfig
 from training.context import LocalContext
 from training.pretrain import pretrain
 
@@ -20,18 +20,19 @@ _FEWEST, _MOST = 4, 16  # steps; the first is left out, it also warms up
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """FLOPs a second of one training run on `threads` threads, the median of `steps` steps."""
+    """FLOPs a second of one training run on `threads` threads or a GPU, the median of `steps` steps."""
 
     flops_per_second: float
     steps: int
     threads: int
+    device: Device = "cpu"
 
     def seconds(self, flops: float) -> float:
         """How long one run of so many FLOPs takes."""
         return flops / self.flops_per_second
 
 
-def measure(packs: Sequence[Path], shape: ModelConfig, *, train: TrainConfig, threads: int) -> Speed:
+def measure(packs: Sequence[Path], shape: ModelConfig, *, train: TrainConfig, threads: int, device: Device) -> Speed:
     """The speed of the loop of `train` on these packs, checkpoints and trackers left out."""
     tokens_per_step = train.batch_rows * shape.context
     flops_per_step = float(shape.flops_per_token) * tokens_per_step
@@ -47,8 +48,9 @@ def measure(packs: Sequence[Path], shape: ModelConfig, *, train: TrainConfig, th
     )
     with tempfile.TemporaryDirectory() as folder:
         run_dir = Path(folder) / "run"
-        context = LocalContext(device_name="cpu", num_threads=threads)
+        context = LocalContext(device_name=device, num_threads=threads)
         pretrain(packs, weights=None, model=shape, train=settings, run_dir=run_dir, context=context)
         seconds = [json.loads(line)["seconds"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     times = [after - before for before, after in itertools.pairwise(seconds)]
-    return Speed(flops_per_second=flops_per_step / statistics.median(times), steps=len(times), threads=threads)
+    rate = flops_per_step / statistics.median(times)
+    return Speed(flops_per_second=rate, steps=len(times), threads=threads, device=device)

@@ -11,7 +11,7 @@ from catalog.errors import UsageError
 from catalog.pack import Packs
 from catalog.run import Work
 from catalog.snapshot import Contents, Snapshot
-from training.config import Determinism, EarlyStopping, ModelConfig, OptimizerName, TrainConfig, sized
+from training.config import Determinism, Device, EarlyStopping, ModelConfig, OptimizerName, TrainConfig, sized
 from training.expert import Choice, Experts, one_expert
 from training.family import FAMILIES, Mixture, Projected
 from training.folder import end_of_text, model_config, write_model
@@ -39,7 +39,8 @@ class Pretrain:
     `params` counts what is served: one expert of a family that has several. Packs of a resampled snapshot are read by
     its mixture's weights, others in proportion to their rows. `experts` and `banks` are for the families that have
     them; a mixture's experts get equal parts of the tokens. A model to start from brings its own shape. More than one
-    of `ranks` trains on Ray; `determinism` bitwise gives the same bytes on 1, 2, 4 or more of them.
+    of `ranks` trains on Ray; `determinism` bitwise gives the same bytes on 1, 2, 4 or more of them. `device` cuda takes
+    a GPU for each rank.
     """
 
     verb: ClassVar[str] = "pretrain"
@@ -56,6 +57,7 @@ class Pretrain:
     batch_rows: int = 16
     seed: int = 0
     threads: int = 1
+    device: Device = "cpu"
     micro_batch_rows: int = 8
     ranks: int = 1
     determinism: Determinism = "run"
@@ -82,6 +84,7 @@ class Pretrain:
             train=_settings(self),
             run_dir=run_folder(work),
             threads=self.threads,
+            device=self.device,
             start=start,
         )
         if isinstance(job.model.family, Mixture):
@@ -125,6 +128,7 @@ class Finetune:
     patience: int = 3
     seed: int = 0
     threads: int = 1
+    device: Device = "cpu"
     micro_batch_rows: int = 8
     ranks: int = 1
     determinism: Determinism = "run"
@@ -161,6 +165,7 @@ class Finetune:
             stopping=EarlyStopping(evaluate_every=self.evaluate_every, patience=self.patience),
             run_dir=run_folder(work),
             threads=self.threads,
+            device=self.device,
             method=method,
             weights=mixture_weights(work.store, packs, reader.rows_per_cell),
         )

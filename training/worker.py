@@ -29,10 +29,10 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from catalog.errors import TamisError
+from catalog.errors import TamisError, UsageError
 from catalog.pack import Packs
 from training.checkpoint import write_file
-from training.config import EarlyStopping, ModelConfig, TrainConfig
+from training.config import Device, EarlyStopping, ModelConfig, TrainConfig
 from training.context import GroupContext, RunContext
 from training.finetune import finetune
 from training.methods import Full, Method
@@ -49,7 +49,7 @@ _NOISY_LOGGERS = ("ray.train", "ray.train.v2", "ray.data", "ray.tune")
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainJob:
-    """The arguments of `pretrain`, by value, and the `threads` of its worker, which decide its bytes."""
+    """The arguments of `pretrain`, by value, and `threads` and `device` of its worker, which decide its bytes."""
 
     name: str
     packs: tuple[Path, ...]
@@ -58,6 +58,7 @@ class PretrainJob:
     train: TrainConfig
     run_dir: Path
     threads: int = 1
+    device: Device = "cpu"
     start: Path | None = None
 
     def order(self, packs: Packs) -> Order:
@@ -80,7 +81,7 @@ class PretrainJob:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneJob:
-    """The arguments of `finetune`, by value, and the `threads` of its worker, which decide its bytes."""
+    """The arguments of `finetune`, by value, and `threads` and `device` of its worker, which decide its bytes."""
 
     name: str
     packs: tuple[Path, ...]
@@ -90,6 +91,7 @@ class FinetuneJob:
     stopping: EarlyStopping
     run_dir: Path
     threads: int = 1
+    device: Device = "cpu"
     method: Method = Full()  # noqa: RUF009, a frozen value
     weights: tuple[float, ...] | None = None
 
@@ -122,13 +124,14 @@ def fit_with_ray(
     cpus_per_worker: float,
     on_progress: Callable[[str, Progress], None],
     workers_per_job: int = 1,
-    on_gpus: bool = False,
 ) -> list[TrainResult]:
     """Run the jobs, `at_once` at a time, on a Ray that is initialised, or start one; results in the order of `jobs`.
 
-    `cpus_per_worker` is what Ray sets aside for each worker, a fraction where jobs share a core. With `on_gpus` each
-    worker has one GPU. `on_progress(name, progress)` is called from a thread of this process. Raises what the job
-    raised when that is a TamisError (without retries), and TamisError after a worker died more than three times.
+    `cpus_per_worker` is what Ray sets aside for each worker, a fraction where jobs share a core. Jobs are of one
+    device; on `cuda` each worker has one GPU, and fewer run at once where there are fewer. `on_progress(name,
+    progress)` is called from a thread of this process. Raises what the job raised when that is a TamisError (without
+    retries), UsageError where Ray has fewer GPUs than a job needs, and TamisError after a worker died more than three
+    times.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # the default, 2 s, is added at start and end
     import ray
@@ -140,7 +143,12 @@ def fit_with_ray(
         job.run_dir.mkdir(parents=True, exist_ok=True)
         (job.run_dir / "failure.json").unlink(missing_ok=True)
     _start_ray()
-    teams = min(at_once, len(jobs))
+    on_gpus = jobs[0].device == "cuda"
+    teams = min(at_once, len(jobs), *([_gpus() // workers_per_job] if on_gpus else []))
+    if not teams:
+        raise UsageError(
+            f"device cuda: Ray has {_gpus()} GPUs, a run needs {workers_per_job}; leave `device` out to train on CPUs"
+        )
     num_workers: Any = teams * workers_per_job
     if len(jobs) == 1 and workers_per_job > 1:
         num_workers = (1, workers_per_job)  # as many as there are
@@ -248,6 +256,13 @@ def _start_ray() -> None:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 
 
+def _gpus() -> int:
+    """GPUs of all nodes that Ray knows."""
+    import ray
+
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
 def _work(config: dict[str, Any]) -> None:
     """What every Ray Train worker runs."""
     import ray.train
@@ -277,6 +292,8 @@ def _do(job: Job, context: GroupContext) -> None:
 def _check(jobs: Sequence[Job]) -> None:
     if not jobs:
         raise ValueError("fit_with_ray needs at least one job")
+    if len({job.device for job in jobs}) > 1:
+        raise ValueError("jobs that run together need one device, got cpu and cuda")
     for what, values in (("name", [job.name for job in jobs]), ("run_dir", [job.run_dir for job in jobs])):
         if len(set(values)) < len(values):
             raise ValueError(f"jobs that run together need different {what}s, got {values}")

@@ -54,7 +54,9 @@ def demo(
 def specialize(
     request: Request,
     out: Annotated[Path, typer.Option("--out", help="Folder for the exported model.")],
-    store: Annotated[str | None, typer.Option("--store", help="Folder of the store; default OUT/store.")] = None,
+    store: Annotated[
+        str | None, typer.Option("--store", envvar="TAMIS_STORE", help="Folder of the store; default OUT/store.")
+    ] = None,
     family: Annotated[
         str, typer.Option(help="decoder, recurrent, or beside two decoders: projected, soup, mixture.")
     ] = "decoder",
@@ -113,7 +115,7 @@ def plan_command(
     """Say what a specialization would bring and cost.
 
     Coverage, leakage, the gain that small models predict, the cost of each route, and which to take. What it makes is
-    in the store, where `specialize` with equal options finds it. Ends with 1 when the pool can't help.
+    in the store, where `specialize` with equal options finds it. Ends with 3 when the pool can't help.
     """
     from clusters.plan import plan_now, prepared
 

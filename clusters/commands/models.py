@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from catalog.errors import Declined
 from clusters.commands.options import (
     STORE,
     WORKERS,
@@ -120,7 +121,7 @@ def drift(
     paths: Annotated[list[str], typer.Argument(help="New text: files, folders or globs.")],
     store: StoreOption = STORE,
     fail_on_drift: Annotated[
-        bool, typer.Option("--fail-on-drift", help="Exit status 1 where it says to retrain; for cron.")
+        bool, typer.Option("--fail-on-drift", help="Exit status 3 where it says to retrain; for cron.")
     ] = False,
     executor: ExecutorOption = "auto",
     workers: WorkersOption = WORKERS,
@@ -147,7 +148,7 @@ def drift(
     found = made[f"{base_name(catalog.snapshot(model).name)}-drift"].contents.summary
     typer.echo(drift_screen(found, model=model, paths=paths))
     if fail_on_drift and found["verdict"] == "retrain":
-        raise typer.Exit(1)
+        raise typer.Exit(Declined.exit_status)
 
 
 @app.command()

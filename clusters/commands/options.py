@@ -38,6 +38,9 @@ CellsOption = Annotated[int, typer.Option(min=2, help="Number of k-means cells."
 SelectorOption = Annotated[
     str, typer.Option(help="What the pool is drawn by: weigh-stacked (windows), weigh (cells) or another `weigh-`.")
 ]
+DeviceOption = Annotated[
+    str, typer.Option(help="What trains: cpu or cuda (a GPU; set --tokens then, as --minutes are of two CPU cores).")
+]
 PrintRecipeOption = Annotated[bool, typer.Option("--print-recipe", help="Write the recipe instead of running it.")]
 TextColumnOption = Annotated[str, typer.Option(help="Column that holds the text.")]
 IdColumnOption = Annotated[str | None, typer.Option(help="Column that holds your own ids.")]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from clusters.commands.options import (
     CellsOption,
+    DeviceOption,
     DomainColumnOption,
     IdColumnOption,
     MinutesOption,
@@ -34,6 +35,7 @@ def wanted(
     minutes: MinutesOption = 5.0,
     cells: CellsOption = 64,
     selector: SelectorOption = SELECTOR,
+    device: DeviceOption = "cpu",
     text_column: TextColumnOption = "text",
     id_column: IdColumnOption = None,
     domain_column: DomainColumnOption = None,
@@ -49,6 +51,7 @@ def wanted(
         minutes=minutes,
         cells=cells,
         selector=selector,
+        device=device,
         columns=columns(text=text_column, identity=id_column, domain=domain_column),
     )
 

@@ -181,7 +181,7 @@ def test_a_pool_with_another_vocabulary_is_refused_before_anything_is_trained(pl
         TamisError, match=r"the pool can't help: \d+% of the target's windows .*; add text near"
     ) as refused:
         run(recipe, store)
-    assert refused.value.exit_status == 1
+    assert refused.value.exit_status == 3
     catalog = Catalog.open(store)
     assert len(catalog.snapshots["mixture"]) == 2
     assert len(catalog.snapshots["proxy-generic-1"]) == 1

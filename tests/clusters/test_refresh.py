@@ -115,7 +115,7 @@ def test_drift_exits_with_1_only_when_asked_to(store: Path, tmp_path: Path, tami
     (path,) = written(tmp_path / "other.jsonl", topic_rows({"topic-2": 24}, seed=50))
     answer = tamis("drift", "tuned", path, "--store", store)
     assert (answer.status, "Retrain: `tamis refresh tuned --add " in answer.out) == (0, True), answer.err
-    assert tamis("drift", "tuned", path, "--store", store, "--fail-on-drift").status == 1
+    assert tamis("drift", "tuned", path, "--store", store, "--fail-on-drift").status == 3
     before = Catalog.open(store).sequence
     assert tamis("drift", "tuned", path, "--store", store).out == answer.out
     assert Catalog.open(store).sequence == before, "measured once, then looked up"

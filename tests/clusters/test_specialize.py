@@ -210,6 +210,14 @@ def test_a_recurrent_family_takes_the_place_of_both_decoders_and_an_unknown_one_
         recipe_for(Request(pool=("p",), target=("t",), family="transformer"))
 
 
+def test_the_device_that_is_asked_for_trains_every_model_and_an_unknown_one_is_refused() -> None:
+    recipe = recipe_for(Request(pool=("p",), target=("t",), family="soup", device="cuda"))
+    trained = [step for _, step in validate(recipe) if step.verb in ("pretrain", "finetune")]
+    assert [step.device for step in trained] == ["cuda"] * 7
+    with pytest.raises(UsageError, match="no device 'tpu': expected cpu, cuda"):
+        recipe_for(Request(pool=("p",), target=("t",), device="tpu"))
+
+
 def test_the_selector_that_is_asked_for_makes_the_mixture_and_an_unknown_one_is_refused() -> None:
     for selector in WEIGHING:
         recipe = recipe_for(Request(pool=("p",), target=("t",), selector=selector))

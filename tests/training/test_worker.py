@@ -48,6 +48,10 @@ class Watched:
     def threads(self) -> int:
         return self.job.threads
 
+    @property
+    def device(self) -> str:
+        return self.job.device
+
 
 class KilledOnce(Watched):
     """A job whose worker dies the first time it runs."""
@@ -114,6 +118,19 @@ def test_jobs_dealt_out_to_two_workers_give_the_bytes_of_each_alone_and_a_wrong_
     for job in jobs:
         assert bytes_of(job.run_dir) == bytes_of(alone / job.name)
         assert (job.run_dir / "threads").read_text() == str(job.threads)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_here")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for what is not there")
+def test_a_gpu_that_is_not_there_is_one_line_here_and_on_ray(tmp_path, pack, shape, settings):
+    job = PretrainJob(
+        name="fast", packs=(pack,), weights=None, model=shape, train=settings, run_dir=tmp_path / "fast", device="cuda"
+    )
+    with pytest.raises(UsageError, match=r"device cuda: PyTorch .* finds no GPU here; leave `device` out"):
+        job.run(LocalContext(device_name=job.device))
+    with pytest.raises(UsageError, match="device cuda: Ray has 0 GPUs, a run needs 2; leave `device` out"):
+        fit_with_ray([job], at_once=1, cpus_per_worker=1, workers_per_job=2, on_progress=no_progress)
 
 
 @pytest.mark.slow
