@@ -15,7 +15,7 @@ BLIND = 0.25  # above chance: where a shift so large could be chance, the screen
 MUCH_OUTSIDE = 0.1  # share of new windows further out than 99% of the pool's, from which on the pool is to blame
 ADVICE = {
     "retrain": "Retrain: `tamis refresh {model} --add {paths} --out DIR`",
-    "watch": "Do not retrain yet: the text changed, by less than a large band, and the model predicts it as well",
+    "watch": "Do not retrain yet: the text changed, but this much of it shows neither a large shift nor a worse model",
     "no-drift": "Do not retrain",
 }
 

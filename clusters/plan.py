@@ -129,6 +129,11 @@ def plan_now(
     output_format: str,
 ) -> None:
     """Make the plan and print it. Raises Declined, after printing, when the pool can't help."""
+    params = int(planned.settings["params"])
+    if max_params is not None and max_params < params:
+        raise UsageError(
+            f"--max-params {max_params:,} is below the {params:,} parameters of the plan: raise it or lower --params"
+        )
     console = Console()
     console.title(f"tamis plan: {planned.settings['tokens']:,} tokens and {planned.settings['params']:,} parameters")
     made = run_recipe(recipe, store=store, executor=executor, workers=workers, console=console, check=check)

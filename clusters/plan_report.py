@@ -19,14 +19,14 @@ from clusters.advice import Advice, Budget, Evidence, recommend, without_gain
 from clusters.recipes import Stated, make_step
 from clusters.specialize import MOST_EXPERTS, tuning_tokens
 from dataops.kernels.histogram import effective_cells
-from training.config import TrainConfig, sized
+from training.config import TrainConfig, fitting, sized
 from training.forecast import Prediction
 from training.inputs import pack_paths
 from training.routes import Route, Routes
 from training.speed import Speed, measure
 from training.steps import Pretrain
 
-LARGER = 6  # times the parameters: the larger model of the method's paper
+PAPERS = 6  # times the parameters: the larger model of the method's paper
 LORA_RANK = 64
 NEAR = 0.8  # share of a document's 13-grams from which on it counts as a near-duplicate
 
@@ -144,10 +144,13 @@ def routes_of(packs: Snapshot, planned: Pretrain, *, max_params: int | None) -> 
     The larger model is as large as may be served, or, where that is not larger, as large as the paper's.
     """
     shape = _shape(packs)
-    larger = max_params if max_params and max_params > planned.params else LARGER * planned.params
+    if max_params is not None and max_params > planned.params:
+        large = fitting(max_params, **shape)
+    else:
+        large = sized(PAPERS * planned.params, **shape)
     return Routes(
         small=sized(planned.params, **shape),
-        large=sized(larger, **shape),
+        large=large,
         tokens=planned.tokens,
         tuning_tokens=tuning_tokens(planned.tokens),
         experts=MOST_EXPERTS,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -60,8 +60,9 @@ class FitCells:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        if self.context < 1 or self.cells < 1:
-            raise UsageError(f"context {self.context}, cells {self.cells}: expected at least 1 of both")
+        for name in ("context", "cells", "dimension", "buckets", "sample_windows", "iterations"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} {getattr(self, name)}: expected at least 1")
 
     def evidence(self, *inputs: Snapshot) -> Any:  # noqa: ARG002 (the network is no snapshot)
         """Digest of the pretrained network's files, where there is one."""
@@ -119,7 +120,9 @@ class AssignCells:
         settings = {"folder": str(work.folder), "tokenizer": snapshot.artifact("tokenizer")}
         receipts = work.stage("assign", _assign, shard_tasks(snapshot, model=model, **settings), unit="windows")
         summary = {"windows": sum(receipt["windows"] for receipt in receipts)}
-        return extend(snapshot, receipts, artifacts={"cell-model": model}, summary=summary)
+        placed = extend(snapshot, receipts, artifacts={"cell-model": model}, summary=summary)
+        kept = {name: ref for name, ref in placed.artifacts.items() if name != "cards"}  # those of cells it had before
+        return replace(placed, artifacts=kept)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from catalog.snapshot import Contents, Snapshot
 from catalog.store import Store
 from catalog.tables import read_live, write_table
 from dataops.fasttext_training import LABEL, LEAST_BYTES, train_supervised
-from dataops.kernels.hashing import uniform
+from dataops.kernels.hashing import mix64, uniform
 from dataops.kernels.ragged import Texts
 from dataops.kernels.text import matching_form
 from dataops.step import extend, shard_tasks
@@ -32,6 +32,7 @@ SPECIAL = ("</s>", "__label__")  # to fastText the end of a line, and a label wh
 ENDS_AND_SPACES = (
     r"[\n\x1c-\x1f\x{85}\x{1680}\x{2028}\x{2029}]"  # a line's end, and spaces of Python's that NFKC leaves
 )
+_HELD_OUT = np.uint64(0x68656C64)  # makes keys other numbers than those that `split` draws by
 PREFIX_CHARS = 1000  # the beginning of a document tells its domain; more makes training slower, not better
 
 
@@ -40,7 +41,7 @@ class TrainClassifier:
     """A fastText model of the declared domains, with accuracy and F1 on held-out documents."""
 
     verb: ClassVar[str] = "train-classifier"
-    revision: ClassVar[int] = 5
+    revision: ClassVar[int] = 6
 
     dimension: int = 24
     epochs: int = 10
@@ -89,12 +90,17 @@ class Classify:
         return extend(snapshot, receipts, summary={"domains": dict(sorted(domains.items())), "predicted": predicted})
 
 
+def beginnings(texts: Texts) -> Texts:
+    """What of each document tells its domain."""
+    return pc.utf8_slice_codeunits(texts, 0, PREFIX_CHARS)
+
+
 def one_line(texts: Texts) -> pa.LargeStringArray:
-    """What fastText reads of each document: the matching form of its beginning, on one line, its own marks broken up.
+    """Texts as fastText reads them: the matching form, on one line, its own marks broken up.
 
     Words are separated by what separates them for fastText, ASCII white space and zeros; runs of it stay as they are.
     """
-    lines = matching_form(pc.utf8_slice_codeunits(texts, 0, PREFIX_CHARS))
+    lines = matching_form(texts)
     for mark in SPECIAL:
         lines = pc.replace_substring(lines, mark, f"{mark[0]} {mark[1:]}")
     return pc.utf8_trim_whitespace(pc.replace_substring_regex(lines, ENDS_AND_SPACES, " "))
@@ -104,7 +110,9 @@ def _collect(store: Store, task: Task) -> Receipt:
     live = read_live(store, task["shard"], task["layers"], ["h64", "domain", "text"])
     live = live.filter(live["domain"].is_valid())
     path = Path(task["folder"]) / f"labelled-{task['index']}.jsonl"
-    rows = zip(live["h64"].to_pylist(), live["domain"].to_pylist(), one_line(live["text"]).to_pylist(), strict=True)
+    rows = zip(
+        live["h64"].to_pylist(), live["domain"].to_pylist(), one_line(beginnings(live["text"])).to_pylist(), strict=True
+    )
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return {"path": str(path), "documents": live.num_rows, "bytes": live["text"].nbytes}
 
@@ -119,7 +127,8 @@ def _train(store: Store, task: Task) -> Receipt:
             f"a classifier needs two domains with {step.min_documents} labelled documents each, "
             f"the input has {len(domains)}: name the column with --domain-column or leave classification out"
         )
-    held = uniform(step.seed, np.array([row[0] for row in rows], np.uint64)) < step.held_out
+    h64 = np.array([row[0] for row in rows], np.uint64)
+    held = uniform(step.seed, mix64(h64 ^ _HELD_OUT)) < step.held_out
     lines = [f"{LABEL}{quote(domain)} {text}\n" for _, domain, text in rows]
     training = Path(task["folder"]) / "training.txt"
     training.write_text("".join(line for line, out in zip(lines, held, strict=True) if not out))
@@ -177,7 +186,7 @@ def _predict(store: Store, task: Task) -> Receipt:
     model = fasttext.load_model(str(store.local(task["model"])))
     declared = live["domain"].to_pylist()
     unknown = [i for i, domain in enumerate(declared) if domain is None]
-    texts = one_line(live["text"].take(pa.array(unknown, pa.int64()))).to_pylist()
+    texts = one_line(beginnings(live["text"].take(pa.array(unknown, pa.int64())))).to_pylist()
     names, probabilities = _predictions(model, texts) if unknown else ([], [])
     domain, probability = list(declared), [1.0] * len(declared)
     for index, name, value in zip(unknown, names, probabilities, strict=True):

@@ -252,6 +252,12 @@ def _bits(store: Store, task: Task, fresh: pa.Array, *, draws: int, seed: int) -
         return table["nll_nats"].to_numpy() / np.log(2), table["n_bytes"].to_numpy().astype(np.float64)
 
     new, old = sample("scores", fresh), sample("held-out", None)
+    for side, (bits, _) in (("new", new), ("held-out", old)):
+        if not len(bits):
+            raise UsageError(
+                f"{task['model']} scored no {side} document: expected an evaluation of the new documents, then one of "
+                "held-out documents"
+            )
     difference, low, high = ratio_difference(new, old, draws=draws, seed=seed)
     return {
         "bits_per_byte": float(new[0].sum() / new[1].sum()),

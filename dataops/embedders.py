@@ -211,7 +211,7 @@ def _fit_word_vectors(sample: pa.LargeStringArray, *, dims: int, folder: Path) -
         ) from error
     words, counts = model.get_words(include_freq=True)
     parsed = word_hashes(pa.array(words, pa.large_string()))
-    single = np.diff(parsed.offsets) == 1  # fastText splits at spaces only: "(see" is no word of ours
+    single = np.diff(parsed.offsets) == 1  # fastText splits at spaces only: "a/b" is two words of ours
     hashes, first = np.unique(parsed.values[parsed.offsets[:-1][single]], return_index=True)
     kept = np.flatnonzero(single)[first]
     if not len(kept):

@@ -73,6 +73,8 @@ class Weigh:
 
     def __post_init__(self) -> None:
         check_sampling(self.tokens, self.temperature, self.defence, self.max_epochs, self.feedback_weight)
+        if self.bootstrap_draws < 1:
+            raise UsageError(f"bootstrap_draws {self.bootstrap_draws}: expected at least 1")
 
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """A mixture snapshot with the table `weights`."""
@@ -134,7 +136,7 @@ def has_quality_gate(*inputs: Snapshot) -> bool:
 
 
 def read_placed(store: Store, part: Part) -> Placed:
-    """All live windows of a snapshot with cells. Raises UsageError if there is none."""
+    """All live windows of a snapshot with cells, which may be none."""
     shards, layers = part
     columns = ["id", "cell", "n_tokens", "similarity"]
     tables = [read_live(store, shard, layers, columns, table="cells") for shard in shards]

@@ -57,6 +57,8 @@ class Resample:
         tasks = [{**task, "factors": factors[i].tables["factors"] if factors else None} for i, task in enumerate(tasks)]
         receipts = work.stage("draw", _draw, tasks)
         drawn = sum(receipt["drawn"] for receipt in receipts)
+        if not drawn:
+            raise UsageError(f"a budget of {self.tokens} tokens draws no window of {pool.ref}: ask for more tokens")
         summary = {
             **counts(receipts),
             "budget": self.tokens,

@@ -3,7 +3,7 @@
     bag            mean log ratio of hashed words and word pairs (DSIR, 2302.03169)
     cross-entropy  nats a token under a model of the pool less those under a model of the target (Moore and Lewis 2010);
                    trigram models of our own tokens: a network would have to be trained first, and dataops trains none
-    classifier     log odds of a fastText classifier (as in 2112.04426's quality filters, here for the target)
+    classifier     log odds of a fastText classifier (like the quality filter of GPT-3, 2005.14165 appendix A)
 
 A scorer learns into one file and scores from that file, so that any process can. Scores have no scale of their own:
 `kernels.ranking.calibrate` gives them one.

@@ -136,6 +136,14 @@ def sized(num_parameters: int, *, vocab_size: int, context: int) -> ModelConfig:
     return best[1]
 
 
+def fitting(most: int, *, vocab_size: int, context: int) -> ModelConfig:
+    """The shape that `sized` gives for as much as leaves it at most `most` parameters. Raises ValueError like it."""
+    wanted = float(most)
+    while (shape := sized(round(wanted), vocab_size=vocab_size, context=context)).num_parameters > most:
+        wanted *= 0.98
+    return shape
+
+
 def smallest(*, vocab_size: int, context: int) -> ModelConfig:
     """The smallest shape that `sized` gives: two layers of width 64."""
     return replace(_of_width(64, vocab_size=vocab_size, context=context), num_layers=2)

@@ -1,4 +1,5 @@
-"""What a finished training run has seen, by replaying its order: sample g is a function of packs, weights and seed.
+"""What a finished training run has seen: how often, as stored with the model (training.given), and when first, by a
+replay of its order, as sample g is a function of packs, weights and seed.
 
 Cost: 1.7 million samples a second (one core, measured); the packs' tokens are not read.
 """
@@ -12,6 +13,7 @@ import numpy as np
 from catalog.pack import Packs
 from catalog.snapshot import Run, Snapshot
 from catalog.store import Store
+from catalog.tables import read_table
 from training.family import rows_per_draw
 from training.inputs import mixture_weights, pack_paths
 from training.order import Order
@@ -21,7 +23,7 @@ BLOCK = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """How many training samples were one of some rows, and the number of the first; -1 for none."""
+    """How many training samples were one of some rows, and the number of the first in its run; -1 for none."""
 
     samples: int
     first: int
@@ -30,14 +32,20 @@ class Seen:
 def seen(store: Store, packs: Snapshot, model: Snapshot, run: Run, rows: np.ndarray) -> Seen:
     """What `run`, which trained `model` on `packs`, saw of these rows (numbered through the files of the packs).
 
-    Every step that was taken counts, also those after the one whose weights early stopping kept. The experts of a
-    mixture are runs of their own, counted together.
+    Every step that was taken counts, also those after the one whose weights early stopping kept. The runs of a model
+    that was made by several, as experts are, are counted together. A model from before `given` was stored is counted
+    by the replay alone.
     """
     reader = Packs(pack_paths(store, packs))
-    orders = _orders(reader.rows_per_cell, mixture_weights(store, packs, reader.rows_per_cell), run)
+    count, first = 0, -1
+    if "given" in model.contents.counts:
+        count = int(_times(store, model, reader)[rows].sum())
+        if not count:
+            return Seen(samples=0, first=-1)
+    orders = _orders(packs, reader, mixture_weights(store, packs, reader.rows_per_cell), run)
     wanted = np.zeros(len(reader), bool)
     wanted[rows] = True
-    count, first = 0, -1
+    replayed = 0
     end = model.contents.summary["steps"] // len(orders) * run.parameters["batch_rows"]
     for order in orders:
         for begin in range(0, end, BLOCK):
@@ -45,17 +53,26 @@ def seen(store: Store, packs: Snapshot, model: Snapshot, run: Run, rows: np.ndar
             hits = np.flatnonzero(wanted[reader.rows(samples.cells, samples.rows)])
             if len(hits) and (first < 0 or begin + int(hits[0]) < first):
                 first = begin + int(hits[0])
-            count += len(hits)
-    return Seen(samples=count, first=first)
+            replayed += len(hits)
+    return Seen(samples=count or replayed, first=first)
 
 
-def _orders(rows_per_cell: np.ndarray, weights: tuple[float, ...] | None, run: Run) -> list[Order]:
-    settings = run.parameters
+def _times(store: Store, model: Snapshot, reader: Packs) -> np.ndarray:
+    """How many samples were each row of the packs, int64[rows], as stored with the model."""
+    table = read_table(store, model.contents.counts["given"], ["shard", "row", "samples"])
+    begins = np.array([first for first, _ in reader.files()], np.int64)
+    times = np.zeros(len(reader), np.int64)
+    times[begins[table["shard"].to_numpy()] + table["row"].to_numpy()] = table["samples"].to_numpy()
+    return times
+
+
+def _orders(packs: Snapshot, reader: Packs, weights: tuple[float, ...] | None, run: Run) -> list[Order]:
+    settings, rows_per_cell = run.parameters, reader.rows_per_cell
     kind, seed = settings.get("family", "decoder"), settings["seed"]
     if kind != "mixture":
         rows = rows_per_draw(kind, settings.get("micro_batch_rows", 1))
         return [Order(rows_per_cell, weights, seed=seed, rows_per_draw=rows)]
     every = np.asarray(rows_per_cell if weights is None else weights, np.float64)
-    experts = np.arange(len(every)) * settings["experts"] // len(every)
+    experts = np.arange(len(every)) * settings["experts"] // len(packs.contents.summary["rows_per_cell"])
     own = [np.where(experts == number, every, 0.0) for number in range(settings["experts"])]
     return [Order(rows_per_cell, each.tolist(), seed=seed) for each in own]

@@ -179,7 +179,7 @@ def _sorted_sets(offsets, values):  # type: ignore[no-untyped-def]
     for row in range(num):
         largest = max(largest, offsets[row + 1] - offsets[row])
     scratch = np.empty(largest, np.uint64)
-    slots = np.zeros(2 * largest + 2, np.int64)
+    slots = np.zeros(2 * largest + 3, np.int64)  # rows without values, too, have a slot for each leading bit
     count = 0
     for row in range(num):
         begin, size = offsets[row], offsets[row + 1] - offsets[row]

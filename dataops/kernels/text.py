@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 from dataops.kernels import codepoints
 from dataops.kernels.codepoints import MARK, UNSPACED, WORD, code_point
 from dataops.kernels.ragged import Ragged, Texts, read_only, text_bytes
-from dataops.kernels.statistics import text_statistics
 
-__all__ = ["fold", "matching_form", "next_word", "text_statistics", "word_spans", "words"]
+__all__ = ["fold", "matching_form", "next_word", "word_spans", "words"]
 
 _SAME, _IN_CONTEXT = 0, 255  # values of the length table that are not lengths
 

@@ -18,7 +18,7 @@ from catalog.errors import TamisError, UsageError
 from catalog.query import sql
 from catalog.snapshot import Snapshot
 from clusters.console import Console
-from clusters.plan import SHARES, Proxies, check, plan_now, plan_recipe, proxies_for
+from clusters.plan import SHARES, Proxies, check, plan_now, plan_recipe, prepared, proxies_for
 from clusters.plan_report import Report, leaks_of, report_of
 from clusters.plan_screen import forecast_of, plan_screen, prediction_lines
 from clusters.recipes import Recipe, override, validate
@@ -216,6 +216,14 @@ def test_proxies_are_the_planned_runs_but_for_their_size() -> None:
         proxies_for(request, planned_run(recipe), tokens=(3_200_000,), params=8_000_000)
     with pytest.raises(UsageError, match=r"proxies of \[8, 4\] tokens"):
         Proxies(tokens=(8, 4), params=1)
+
+
+def test_what_may_be_served_is_no_less_than_what_is_planned() -> None:
+    request = Request(pool=("p",), target=("t",), tokens=1_600_000, params=8_000_000)
+    planned, recipe = prepared(request, proxy_tokens=(), proxy_params=None, assignments=())
+    where = {"store": "nowhere", "executor": "local", "workers": 1, "output_format": "text"}
+    with pytest.raises(UsageError, match="--max-params 1,000,000 is below the 8,000,000 parameters of the plan"):
+        plan_now(planned, recipe, max_params=1_000_000, tasks=1, hours=None, **where)  # type: ignore[arg-type]
 
 
 def test_effective_cells_count_equal_cells_and_weigh_unequal_ones() -> None:

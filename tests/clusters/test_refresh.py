@@ -109,9 +109,16 @@ def test_drift_is_measured_against_scores_and_nothing_else(store: Path, tmp_path
     wrong = Recipe(entries=(Stated(name="x", step="measure-drift", inputs=inputs),))
     with pytest.raises(UsageError, match="validation@1 is a documents snapshot where evaluation was expected"):
         run_recipe(wrong, store=str(store), **HERE)  # type: ignore[arg-type]
+    swapped = (*inputs[:3], "tuned-held-out-scores", "tuned-new-scores")
+    with pytest.raises(UsageError, match="scored no new document: expected an evaluation of the new documents, then"):
+        run_recipe(
+            Recipe(entries=(Stated(name="x", step="measure-drift", inputs=swapped),)),
+            store=str(store),
+            **HERE,  # type: ignore[arg-type]
+        )
 
 
-def test_drift_exits_with_1_only_when_asked_to(store: Path, tmp_path: Path, tamis: Tamis) -> None:  # noqa: F811
+def test_drift_exits_with_3_only_when_asked_to(store: Path, tmp_path: Path, tamis: Tamis) -> None:  # noqa: F811
     (path,) = written(tmp_path / "other.jsonl", topic_rows({"topic-2": 24}, seed=50))
     answer = tamis("drift", "tuned", path, "--store", store)
     assert (answer.status, "Retrain: `tamis refresh tuned --add " in answer.out) == (0, True), answer.err

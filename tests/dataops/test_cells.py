@@ -74,6 +74,14 @@ def test_assigning_the_snapshot_that_was_fitted_gives_the_same_table(selection: 
         assert one.tables["cells"].sha256 == two.tables["cells"].sha256
 
 
+def test_cards_of_other_cells_do_not_stay_with_a_snapshot(selection: Selection) -> None:
+    catalog = selection.catalog
+    other = apply(catalog, FitCells(context=CONTEXT, cells=4, dimension=8, seed=2), selection.tokens, into="other-fit")
+    moved = apply(catalog, AssignCells(), selection.pool, other, into="moved")
+    assert "cards" in selection.pool.contents.artifacts
+    assert "cards" not in moved.contents.artifacts
+
+
 def test_a_refit_on_more_text_keeps_the_embedding_and_the_numbers_of_cells(selection: Selection) -> None:
     catalog = selection.catalog
     target = catalog.snapshot("target-tokens")
@@ -182,9 +190,9 @@ def test_windows_without_tokens_name_the_missing_table(selection: Selection) -> 
         apply(selection.catalog, FitCells(), selection.catalog.snapshot("pool"), into="cells")
 
 
-@pytest.mark.parametrize("setting", [{"context": 0}, {"cells": 0}])
+@pytest.mark.parametrize("setting", [{"context": 0}, {"cells": 0}, {"dimension": 0}, {"sample_windows": 0}])
 def test_settings_that_mean_nothing_are_refused(setting: dict) -> None:
-    with pytest.raises(UsageError, match="expected at least 1 of both"):
+    with pytest.raises(UsageError, match=r"^\w+ 0: expected at least 1$"):
         FitCells(**setting)
 
 

@@ -13,6 +13,7 @@ import pytest
 from catalog.catalog import Catalog
 from catalog.errors import UsageError
 from dataops.domain import Classify, TrainClassifier, one_line, report
+from dataops.split import Split
 from tests.dataops.conftest import WORDS, Make, apply, ingest_rows, live, prose
 
 ROOT = Path(__file__).parents[2]
@@ -67,6 +68,12 @@ def test_the_report_is_on_held_out_documents_and_names_every_domain(known: Catal
     assert summary["by_domain"].keys() == DOMAINS.keys()
     assert 10 <= summary["held_out_documents"] <= 60
     assert min(summary["accuracy"], summary["macro_f1"]) >= 0.95
+
+
+def test_a_part_of_a_split_has_documents_to_hold_out_and_to_train_on(known: Catalog) -> None:
+    half = apply(known, Split(start=0.0, stop=0.5), known.snapshot("pool"), into="half")
+    summary = apply(known, TRAIN, half, into="of-half").contents.summary
+    assert 0 < summary["held_out_documents"] < half.contents.rows / 4
 
 
 def test_what_fasttext_takes_for_a_mark_is_broken_up_in_a_document(known: Catalog, tmp_path: Path) -> None:

@@ -102,6 +102,12 @@ def test_a_mixture_over_other_cells_is_refused(selection: Selection) -> None:
         apply(catalog, Resample(tokens=1_000), selection.pool, other, into="resampled")
 
 
+def test_a_budget_that_draws_no_window_is_refused(selection: Selection) -> None:
+    mixture = apply(selection.catalog, Weigh(tokens=1), selection.pool, selection.target, into="least")
+    with pytest.raises(UsageError, match="a budget of 1 tokens draws no window of pool-cells@1: ask for more"):
+        apply(selection.catalog, Resample(tokens=1, seed=3), selection.pool, mixture, into="nothing")
+
+
 def test_a_budget_of_nothing_is_refused() -> None:
     with pytest.raises(UsageError, match="a budget of 0 tokens: expected at least 1"):
         Resample(tokens=0)

@@ -12,7 +12,7 @@ from catalog.catalog import Catalog
 from catalog.errors import UsageError
 from catalog.query import sql
 from catalog.snapshot import Snapshot
-from catalog.tables import read_table
+from catalog.tables import read_live, read_table
 from dataops.cells import AssignCells, FitCells
 from dataops.combine import Combine, Remix
 from dataops.importance import Weigh
@@ -25,8 +25,9 @@ from dataops.selectors import (
     WeighStacked,
     WeighTwoStage,
 )
+from dataops.split import Split
 from dataops.tokenize import Tokenize
-from dataops.window_weights import sample_numbers, window_shares
+from dataops.window_weights import Selecting, sample_numbers, window_shares
 from tests.dataops.conftest import TOPICS, Selection, apply, ingest_rows, live, prose, rows_of, select
 
 SELECTORS = [
@@ -81,6 +82,19 @@ def test_a_window_that_the_scorer_learned_from_is_drawn_like_one_that_it_did_not
     score = np.array([row["score"] for row in rows])
     spread = score.std() * np.sqrt(1 / taught.sum() + 1 / (~taught).sum())
     assert abs(score[taught].mean() - score[~taught].mean()) < 2.5 * spread
+
+
+@pytest.mark.parametrize("step", SELECTORS, ids=lambda step: step.verb)
+def test_a_shard_without_live_windows_is_weighed_like_any_other(selection: Selection, step: Selecting) -> None:
+    catalog = selection.catalog
+    cut = apply(catalog, Split(start=0.0, stop=0.02), selection.pool, into="nearly-empty")
+    assert any(
+        not read_live(catalog.store, shard, cut.contents.layers, ["row"]).num_rows for shard in cut.contents.shards
+    )
+    mixture = apply(catalog, step, cut, selection.target, into="of-nearly-empty")
+    assert sum(row["weight"] for row in read_table(catalog.store, mixture.artifact("weights")).to_pylist()) == (
+        pytest.approx(1)
+    )
 
 
 @pytest.mark.parametrize("verb", [step.verb for step in SELECTORS])

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training.config import TrainConfig, batch_rows_for, rate_for, sized
+from training.config import TrainConfig, batch_rows_for, fitting, rate_for, sized
 from training.model import Llama
 
 
@@ -62,3 +62,9 @@ def test_a_batch_leaves_enough_steps(tokens: int, rows: int) -> None:
 
 def test_the_rate_follows_the_root_of_the_batch() -> None:
     assert [rate_for(rows) for rows in (64, 16, 8, 4, 1)] == [0.02, 0.01, 0.00707, 0.005, 0.0025]
+
+
+@pytest.mark.parametrize("most", [1_000_000, 2_000_000, 8_000_000, 30_000_000, 50_000_000])
+def test_a_shape_that_fits_is_the_nearest_that_is_not_larger(most):
+    shape = fitting(most, vocab_size=4096, context=256)
+    assert 0.85 * most < shape.num_parameters <= most

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from catalog.store import Store
 from catalog.tables import write_table
 from training import exposure
 from training.exposure import seen
+from training.given import given
 from training.model import IGNORED, Llama, layout, targets
 from training.order import Order
 
@@ -54,6 +56,21 @@ def test_the_replay_counts_the_samples_that_a_walk_through_the_order_finds(
     counted = seen(store, packs, model, run, rows)
     assert (counted.samples, counted.first) == (len(found), found[0])
     assert seen(store, packs, model, run, np.empty(0, np.int64)) == exposure.Seen(samples=0, first=-1)
+
+
+def test_runs_that_made_a_model_together_are_counted_as_they_were_stored_with_it(tmp_path: Path, pack: Path) -> None:
+    store = Store(tmp_path)
+    packs, model, run = planted(store, pack, None)
+    reader = Packs([pack])
+    order = Order(reader.rows_per_cell, None, seed=SEED)
+    alone = seen(store, packs, model, run, np.arange(10))
+    stored = write_table(store, given(reader, [(order, STEPS * ROWS // 5)] * 5))  # five runs of a fifth of the steps
+    model = replace(model, contents=replace(model.contents, counts={"given": stored}))
+    drawn = order.samples(0, STEPS * ROWS // 5)
+    fifth = int(np.isin(reader.rows(drawn.cells, drawn.rows), np.arange(10)).sum())
+    together = seen(store, packs, model, run, np.arange(10))
+    assert (together.samples, together.first) == (5 * fifth, alone.first)
+    assert together.samples != alone.samples
 
 
 def test_training_on_a_masked_pack_skips_the_loss_of_its_windows_and_no_other(

@@ -59,6 +59,11 @@ def test_sets_of_long_repetitive_documents_are_sorted_and_distinct() -> None:
         assert np.array_equal(sets.row(i), np.unique(sequence.row(i)))
 
 
+def test_texts_of_fewer_words_than_n_have_no_shingle() -> None:
+    sets = ngrams.shingles(pa.array(["", "one", "one two"]), 3)
+    assert [sets.row(i).tolist() for i in range(3)] == [[], [], []]
+
+
 def test_hashes_do_not_depend_on_the_batch_or_on_case_width_and_punctuation() -> None:
     column = pa.array(["The cat, sat on the mat", "ＴＨＥ  Cat sat — on the MAT!", "", "the cat sat on the mat"])
     sets = ngrams.shingles(column, 3)
