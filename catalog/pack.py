@@ -27,8 +27,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from catalog.errors import CorruptStore
+from catalog.snapshot import Snapshot
+from catalog.store import Store
+from catalog.tables import read_table
 
 PADDING = bytes(16)
+
+
+def cell_weights(store: Store, packs: Snapshot, rows_per_cell: np.ndarray) -> tuple[float, ...] | None:
+    """The weight of each cell that has rows in the packs' mixture or blend, None for packs without one.
+
+    A cell whose budget was too small for a single window has no rows; its weight goes to the others in proportion.
+    """
+    names = [name for name in ("shares", "weights") if name in packs.contents.artifacts]
+    if not names:
+        return None
+    weights = read_table(store, packs.artifact(names[0]), ["weight"])["weight"].to_numpy()
+    rows = np.zeros(len(weights), np.int64)
+    rows[: len(rows_per_cell)] = rows_per_cell
+    alive = np.where(rows > 0, weights, 0.0)[: len(rows_per_cell)]
+    return tuple((alive / alive.sum()).tolist())
 
 
 @dataclass(frozen=True, kw_only=True)

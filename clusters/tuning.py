@@ -10,10 +10,10 @@ import pyarrow as pa
 
 from catalog.catalog import Catalog
 from catalog.errors import UsageError
-from catalog.pack import Packs
+from catalog.pack import Packs, cell_weights
 from clusters.console import Console
 from training.config import TrainConfig, batch_rows_for, rate_for, sized
-from training.inputs import check_tokenizers, mixture_weights, pack_paths, scored_documents
+from training.inputs import check_tokenizers, pack_paths, scored_documents
 from training.tune import Setting, Space, Task, Trial, settings_to_try, table
 from training.worker import search_with_ray
 
@@ -41,7 +41,7 @@ def search(
     settings = settings_to_try(parse_space(rates, batch_rows), trials, known=known, seed=seed)
     task = Task(
         packs=paths,
-        weights=mixture_weights(catalog.store, given, Packs(paths).rows_per_cell),
+        weights=cell_weights(catalog.store, given, Packs(paths).rows_per_cell),
         model=sized(params, vocab_size=summary["vocab_size"], context=summary["context"]),
         train=TrainConfig(tokens=tokens, seed=seed),
         validation=scored_documents(catalog.store, documents),

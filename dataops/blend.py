@@ -19,10 +19,11 @@ import numpy as np
 import pyarrow as pa
 
 from catalog.errors import UsageError
+from catalog.pack import cell_weights
 from catalog.run import Receipt, Task, Work, as_json, file_ref
 from catalog.snapshot import Contents, Shard, Snapshot
 from catalog.store import Store
-from catalog.tables import read_table, write_table
+from catalog.tables import write_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +87,8 @@ class Blend:
 def weights_of(store: Store, packs: Snapshot) -> np.ndarray:
     """Weight of each cell of packs that has rows, float64[cells], summing to 1."""
     rows = np.asarray(packs.contents.summary["rows_per_cell"], np.float64)
-    names = [name for name in ("shares", "weights") if name in packs.contents.artifacts]
-    if not names:
-        return rows / rows.sum()
-    weights = read_table(store, packs.artifact(names[0]), ["weight"])["weight"].to_numpy()[: len(rows)]
-    alive = np.where(rows[: len(weights)] > 0, weights, 0.0)
-    return np.pad(alive / alive.sum(), (0, len(rows) - len(weights)))
+    weights = cell_weights(store, packs, rows)
+    return rows / rows.sum() if weights is None else np.array(weights)
 
 
 def _shift(store: Store, task: Task) -> Receipt:

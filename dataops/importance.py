@@ -312,7 +312,7 @@ def mixture_summary(weights: ImportanceWeights, table: pa.Table, *, tokens: int)
     return {
         "cells": table.num_rows,
         "tokens": tokens,
-        "effective_sample_size": weights.effective_cells,
+        "effective_sample_size": weights.effective_sample_size,
         "capped_cells": len(weights.capped),
         "pool_too_small": weights.over_cap,
         "pool_tokens": int(table["pool_tokens"].to_numpy().sum()),

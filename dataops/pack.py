@@ -27,6 +27,7 @@ from dataops.cells import load_cells, window_keys
 from dataops.exchange import gather, scatter
 from dataops.kernels.hashing import mix64
 from dataops.step import shard_tasks
+from dataops.windows import window_numbers
 
 TOKENS_PER_FILE = 32_000_000
 
@@ -90,12 +91,8 @@ def _windows(store: Store, task: Task) -> pa.Table:
     if not task["resampled"]:
         return windows.append_column("copy", pa.array(np.zeros(windows.num_rows, np.int64)))
     drawn = read_live(store, task["shard"], task["layers"], ["row", "window", "copies"], table="draws")
-
-    def keys(table: pa.Table) -> np.ndarray:
-        return (table["row"].to_numpy().astype(np.int64) << 32) | table["window"].to_numpy()
-
     copies = drawn["copies"].to_numpy()
-    windows = windows.filter(pa.array(np.isin(keys(windows), keys(drawn))))
+    windows = windows.filter(pa.array(np.isin(window_numbers(windows), window_numbers(drawn))))
     copy = np.arange(copies.sum()) - np.repeat(np.cumsum(copies) - copies, copies)
     return windows.take(pa.array(np.repeat(np.arange(len(copies)), copies))).append_column("copy", pa.array(copy))
 

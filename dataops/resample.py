@@ -26,6 +26,7 @@ from catalog.store import Store
 from catalog.tables import read_live, read_table, write_table
 from dataops.kernels.sampling import nested_copies
 from dataops.step import counts, decide, drops, extend, layer_name, shard_tasks
+from dataops.windows import window_numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,11 +95,7 @@ def _draw(store: Store, task: Task) -> Receipt:
 def _factors(store: Store, task: Task, windows: pa.Table) -> np.ndarray:
     """The factor of each window, float64[n]. Raises UsageError where the mixture does not know it."""
     known = read_table(store, task["factors"], ["row", "window", "factor"])
-
-    def keys(table: pa.Table) -> np.ndarray:
-        return (table["row"].to_numpy().astype(np.int64) << 32) | table["window"].to_numpy()
-
-    have, wanted = keys(known), keys(windows)
+    have, wanted = window_numbers(known), window_numbers(windows)
     at = np.minimum(np.searchsorted(have, wanted), max(len(have) - 1, 0))
     if len(wanted) and (not len(have) or (have[at] != wanted).any()):
         raise UsageError("the mixture was weighed on other windows: resample the pool that was weighed for it")

@@ -366,7 +366,7 @@ def _by_cell(
         ratio=np.divide(sampling, generic, out=np.ones(len(size)), where=alive),
         epochs=epochs,
         capped=np.flatnonzero(alive & (epochs >= max_epochs * (1 - 1e-9))),
-        effective_cells=float(1 / (sampling**2).sum()),
+        effective_sample_size=float(1 / (sampling**2).sum()),
         effective_tokens=windows.effective_tokens,
         over_cap=windows.over_cap,
     )

@@ -19,6 +19,11 @@ from catalog.tables import read_live
 from dataops.kernels.ragged import Texts, sums, text_bytes
 
 
+def window_numbers(table: pa.Table) -> np.ndarray:
+    """One int64 for each row of a table with `row` and `window`: equal where both are, and in their order."""
+    return (table["row"].to_numpy().astype(np.int64) << 32) | table["window"].to_numpy()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Windows:
     """The windows of a shard's live documents, in document order. All arrays have one entry per window."""

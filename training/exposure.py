@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from catalog.pack import Packs
+from catalog.pack import Packs, cell_weights
 from catalog.snapshot import Run, Snapshot
 from catalog.store import Store
 from catalog.tables import read_table
 from training.family import rows_per_draw
-from training.inputs import mixture_weights, pack_paths
+from training.inputs import pack_paths
 from training.order import Order
 
 BLOCK = 1 << 20
@@ -42,7 +42,7 @@ def seen(store: Store, packs: Snapshot, model: Snapshot, run: Run, rows: np.ndar
         count = int(_times(store, model, reader)[rows].sum())
         if not count:
             return Seen(samples=0, first=-1)
-    orders = _orders(packs, reader, mixture_weights(store, packs, reader.rows_per_cell), run)
+    orders = _orders(packs, reader, cell_weights(store, packs, reader.rows_per_cell), run)
     wanted = np.zeros(len(reader), bool)
     wanted[rows] = True
     replayed = 0

@@ -1,4 +1,4 @@
-"""What training reads of snapshots (packs, weights of cells, models, documents to score) and which go together."""
+"""What training reads of snapshots (packs, models, documents to score) and which go together."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from catalog.errors import UsageError
 from catalog.run import Work
 from catalog.snapshot import Contents, Snapshot
 from catalog.store import Store
-from catalog.tables import read_live, read_table
+from catalog.tables import read_live
 from training.evaluate import NO_WINDOWS, Windows
 
 MODEL_FILES = ("model.safetensors", "config.json")
@@ -45,21 +45,6 @@ def check_names(models: Sequence[Snapshot]) -> None:
 def pack_paths(store: Store, packs: Snapshot) -> tuple[Path, ...]:
     """The local files of a packs snapshot, in order."""
     return tuple(store.local(shard.tables["pack"]) for shard in packs.require("packs").contents.shards)
-
-
-def mixture_weights(store: Store, packs: Snapshot, rows_per_cell: np.ndarray) -> tuple[float, ...] | None:
-    """The weight of each cell that has rows in the packs' mixture or blend, None for packs without one.
-
-    A cell whose budget was too small for a single window has no rows; its weight goes to the others in proportion.
-    """
-    names = [name for name in ("shares", "weights") if name in packs.contents.artifacts]
-    if not names:
-        return None
-    weights = read_table(store, packs.artifact(names[0]), ["weight"])["weight"].to_numpy()
-    rows = np.zeros(len(weights), np.int64)
-    rows[: len(rows_per_cell)] = rows_per_cell
-    alive = np.where(rows > 0, weights, 0.0)[: len(rows_per_cell)]
-    return tuple((alive / alive.sum()).tolist())
 
 
 def model_folder(store: Store, model: Snapshot, folder: Path) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from catalog.errors import UsageError
-from catalog.pack import Packs
+from catalog.pack import Packs, cell_weights
 from catalog.run import Work
 from catalog.snapshot import Contents, Snapshot
 from training.config import Determinism, Device, EarlyStopping, ModelConfig, OptimizerName, TrainConfig, sized
@@ -18,7 +18,6 @@ from training.folder import end_of_text, model_config, write_model
 from training.inputs import (
     check_tokenizers,
     lesson_paths,
-    mixture_weights,
     model_folder,
     pack_paths,
     scored_documents,
@@ -79,7 +78,7 @@ class Pretrain:
         job = PretrainJob(
             name=work.name,
             packs=paths,
-            weights=mixture_weights(work.store, packs, rows_per_cell),
+            weights=cell_weights(work.store, packs, rows_per_cell),
             model=model_config(start) if start else self._shape(packs),
             train=_settings(self),
             run_dir=run_folder(work),
@@ -167,7 +166,7 @@ class Finetune:
             threads=self.threads,
             device=self.device,
             method=method,
-            weights=mixture_weights(work.store, packs, reader.rows_per_cell),
+            weights=cell_weights(work.store, packs, reader.rows_per_cell),
         )
         return one(job) if len(starts) == 1 else one_per_start(job, starts)
 

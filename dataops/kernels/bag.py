@@ -9,12 +9,10 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dataops.kernels.hashing import mix_one
+from dataops.kernels.hashing import pair_one
 from dataops.kernels.histogram import dirichlet_alpha, smoothed
 from dataops.kernels.ngrams import word_hashes
 from dataops.kernels.ragged import Texts, read_only
-
-_PAIR = np.uint64(0x9FB21C651E98DF25)
 
 
 def bag_counts(texts: Texts, buckets: int) -> NDArray[np.int64]:
@@ -44,7 +42,7 @@ def _bag_counts(offsets, words, buckets):  # type: ignore[no-untyped-def]
         for i in range(offsets[row], offsets[row + 1]):
             counts[np.int64(words[i] % size)] += 1
             if i > offsets[row]:
-                counts[np.int64(mix_one(words[i - 1] * _PAIR + words[i]) % size)] += 1
+                counts[np.int64(pair_one(words[i - 1], words[i]) % size)] += 1
     return counts
 
 
@@ -57,7 +55,7 @@ def _mean_ratios(offsets, words, ratios):  # type: ignore[no-untyped-def]
             total += ratios[np.int64(words[i] % size)]
             count += 1
             if i > offsets[row]:
-                total += ratios[np.int64(mix_one(words[i - 1] * _PAIR + words[i]) % size)]
+                total += ratios[np.int64(pair_one(words[i - 1], words[i]) % size)]
                 count += 1
         if count:
             out[row] = total / count

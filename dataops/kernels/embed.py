@@ -11,13 +11,12 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dataops.kernels.hashing import mix_one
+from dataops.kernels.hashing import pair_one
 from dataops.kernels.ngrams import word_hashes
 from dataops.kernels.ragged import Texts, read_only
 
 _OVERSAMPLE = 16  # extra directions carried while iterating, so that the last ones kept are accurate
 _ROUNDS = 4
-_PAIR = np.uint64(0x9FB21C651E98DF25)
 
 
 def document_frequency(texts: Texts, buckets: int) -> NDArray[np.int64]:
@@ -96,7 +95,7 @@ def _count_features(words, begin, end, buckets, counts, found):  # type: ignore[
             num += 1
         counts[feature] += 1
         if i > begin:
-            feature = np.int64(mix_one(words[i - 1] * _PAIR + words[i]) % size)
+            feature = np.int64(pair_one(words[i - 1], words[i]) % size)
             if counts[feature] == 0:
                 found[num] = feature
                 num += 1

@@ -22,6 +22,7 @@ DIGEST_BYTES = 16
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _M1 = np.uint64(0xBF58476D1CE4E5B9)
 _M2 = np.uint64(0x94D049BB133111EB)
+_PAIR = np.uint64(0x9FB21C651E98DF25)
 _30, _27, _31 = np.uint64(30), np.uint64(27), np.uint64(31)
 
 
@@ -31,6 +32,12 @@ def mix_one(x):  # type: ignore[no-untyped-def]
     x = (x ^ (x >> _30)) * _M1
     x = (x ^ (x >> _27)) * _M2
     return x ^ (x >> _31)
+
+
+@numba.njit(cache=True, nogil=True)
+def pair_one(first, second):  # type: ignore[no-untyped-def]
+    """One uint64 for a pair of hashes in this order, for other kernels to call."""
+    return mix_one(first * _PAIR + second)
 
 
 @numba.njit(cache=True, nogil=True)

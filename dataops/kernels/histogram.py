@@ -23,7 +23,7 @@ class ImportanceWeights:
 
     `generic` p_g and `target` p_s (smoothed) are shares; `sampling` q sums to 1; `ratio` is q / p_g (1 where p_g is
     0); `epochs` is how often each cell is seen within the budget. `capped` int64[...] lists the cells at the cap.
-    `effective_cells` is 1 / sum q^2, the effective sample size over cells; `effective_tokens` is 1 / sum q^2 / size,
+    `effective_sample_size` is 1 / sum q^2, over cells; `effective_tokens` is 1 / sum q^2 / size,
     the same over tokens. `over_cap` is true if the whole pool is too small for the cap: then every cell has the same
     epochs, budget / pool, and q is p_g.
     """
@@ -34,7 +34,7 @@ class ImportanceWeights:
     ratio: NDArray[np.float64]
     epochs: NDArray[np.float64]
     capped: NDArray[np.int64]
-    effective_cells: float
+    effective_sample_size: float
     effective_tokens: float
     over_cap: bool
 
@@ -152,7 +152,7 @@ def importance_weights(
         ratio=np.divide(sampling, generic, out=np.ones_like(size), where=alive),
         epochs=epochs,
         capped=np.flatnonzero(alive & (epochs >= max_epochs * (1 - 1e-12))),
-        effective_cells=float(1 / (sampling**2).sum()),
+        effective_sample_size=float(1 / (sampling**2).sum()),
         effective_tokens=float(1 / (sampling[alive] ** 2 / size[alive]).sum()),
         over_cap=over_cap,
     )

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from catalog.catalog import Catalog
 from catalog.errors import UsageError
-from catalog.pack import Packs
+from catalog.pack import Packs, cell_weights
 from catalog.pack_audit import check_packs
 from catalog.run import begin, run
 from catalog.snapshot import Snapshot
@@ -27,7 +27,7 @@ from training.export import export
 from training.family import Mixture
 from training.folder import model_config
 from training.gguf_file import ExportGguf
-from training.inputs import mixture_weights, model_folder, pack_paths
+from training.inputs import model_folder, pack_paths
 from training.jobs import run_folder, trained
 from training.order import Order
 from training.steps import Finetune, Pretrain
@@ -208,10 +208,10 @@ def test_a_blend_has_every_row_of_its_sources_in_the_shares_that_were_asked_for(
             there = part.rows(np.full(rows, cell), np.arange(rows))
             assert (whole.tokens(here) == part.tokens(there)).all()
     assert len(whole) == sum(len(part) for part in parts)
-    weights = mixture_weights(catalog.store, blend, whole.rows_per_cell)
+    weights = cell_weights(catalog.store, blend, whole.rows_per_cell)
     drawn = Order(whole.rows_per_cell, weights, seed=0).samples(0, 4000).cells
     assert (drawn < first).mean() == pytest.approx(0.75, abs=0.005)
-    own = np.array(mixture_weights(catalog.store, generic, parts[1].rows_per_cell))
+    own = np.array(cell_weights(catalog.store, generic, parts[1].rows_per_cell))
     counts = np.bincount(drawn[drawn >= first] - first, minlength=len(own))
     assert np.abs(counts / counts.sum() - own).max() < 0.01
     with pytest.raises(UsageError, match="1 shares for 2 packs"):

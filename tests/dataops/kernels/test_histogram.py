@@ -101,7 +101,7 @@ def test_weights_sum_to_one_and_no_cell_passes_the_cap(cells, temperature, defen
     assert (weights.epochs <= bound * (1 + 1e-9)).all()
     if weights.over_cap:
         assert np.allclose(weights.epochs[size > 0], share)
-    assert 1 <= weights.effective_cells <= len(cells) * (1 + 1e-12)
+    assert 1 <= weights.effective_sample_size <= len(cells) * (1 + 1e-12)
     assert weights.effective_tokens <= size.sum() * (1 + 1e-12)
 
 
@@ -163,7 +163,7 @@ def test_a_few_full_cells_leave_the_rest_to_the_target_and_not_to_the_defence() 
 
 def test_temperature_flattens_or_sharpens() -> None:
     sharp, plain, flat = (
-        weights_of([50, 10, 1], [100, 100, 100], **(PLAIN | {"temperature": t})).effective_cells
+        weights_of([50, 10, 1], [100, 100, 100], **(PLAIN | {"temperature": t})).effective_sample_size
         for t in (2.0, 1.0, 0.5)
     )
     assert sharp < plain < flat
