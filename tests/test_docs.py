@@ -24,6 +24,7 @@ from catalog.snapshot import KINDS
 from catalog.views import MACROS, VIEWS
 from clusters.cli import app
 from clusters.registry import INPUTS, STEPS, step_class
+from dataops.quality import RULES
 from dataops.records import REASONS
 from tests import docs_store
 
@@ -82,6 +83,13 @@ def table_after(text: str, mark: str) -> dict[str, str]:
         rows.append([cell.strip().strip("`") for cell in line.strip("|").split(" | ")])
     assert len({row[0] for row in rows}) == len(rows), f"two rows of the table {mark} have one name"
     return {row[0]: row[1] for row in rows[2:]}
+
+
+def rows_after(text: str, mark: str) -> dict[str, list[str]]:
+    """First column -> the others of the Markdown table that follows a mark; cells may be empty, and hold no bar."""
+    table = text.partition(f"<!-- {mark} -->\n")[2].partition("\n\n")[0]
+    rows = [[cell.strip().strip("`") for cell in line[1:-1].split("|")] for line in table.splitlines()]
+    return {first: others for first, *others in rows[2:]}
 
 
 QUESTIONS = [
@@ -281,6 +289,17 @@ def test_the_glossary_explains_words_that_the_code_uses() -> None:
     own = {"documents": "document", "packs": "pack"}
     explained_elsewhere = {"tokenizer", "classifier", "evaluation", "audit"}  # they mean what they mean everywhere
     assert {own.get(kind, kind) for kind in KINDS} - explained_elsewhere - {"export"} <= words
+
+
+def test_documented_defaults_are_those_of_the_steps() -> None:
+    for name, (default, _) in rows_after(TEXTS["docs/steps.md"], "defaults").items():
+        verb, setting = name.split(".")
+        assert str(getattr(step_class(verb), setting)) == default, name
+    shown = rows_after(TEXTS["docs/steps.md"], "rules")
+    assert {rule.name: (rule.statistic, rule.low, rule.high) for rule in RULES} == {
+        name: (statistic, *(float(each) if each else None for each in bounds))
+        for name, (statistic, *bounds) in shown.items()
+    }
 
 
 def test_every_dependency_has_its_reason() -> None:
