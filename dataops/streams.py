@@ -17,6 +17,7 @@ from dataops.inputs import open_input
 
 BLOCK_BYTES = 1 << 20
 COMPRESSED_BLOCK_BYTES = 1 << 16  # gzip expands at most 1,032 times: 64 MiB a block
+ZSTD_BLOCK_BYTES = 1 << 11  # zstd makes at most 128 KiB of 4 bytes: the same
 MAX_RECORD_BYTES = 1 << 26  # one line, field or file; longer ones go into quarantine so that memory stays bounded
 
 
@@ -44,7 +45,8 @@ def blocks(path: str, *, compression: str, start: int = 0) -> Iterator[bytes]:
         return _decompressed(raw, lambda: zlib.decompressobj(wbits=31))
     if compression == ".zst":
         # zstd --long=31 frames need a window of 2 GiB; ordinary frames allocate what they declare.
-        return _decompressed(raw, zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj)
+        pieces = (block[at : at + ZSTD_BLOCK_BYTES] for block in raw for at in range(0, len(block), ZSTD_BLOCK_BYTES))
+        return _decompressed(pieces, zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj)
     return raw
 
 

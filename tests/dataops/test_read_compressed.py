@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from dataops.streams import MAX_RECORD_BYTES, blocks
 from tests.dataops.reading import faults, jsonl, read_all, texts, write
 
 
@@ -46,3 +47,12 @@ def test_zero_padding_after_a_gzip_member_is_no_damage(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl.gz", gzip.compress(jsonl({"text": "one"})) + bytes(512))
     assert texts(read_all(path)) == ["one"]
     assert faults(read_all(path)) == []
+
+
+def test_a_block_of_what_expands_most_stays_in_bounds(tmp_path: Path) -> None:
+    path = tmp_path / "zeros.zst"
+    path.write_bytes(zstandard.compress(bytes(192 << 20)))
+    assert path.stat().st_size < 1 << 14
+    sizes = [len(block) for block in blocks(str(path), compression=".zst")]
+    assert sum(sizes) == 192 << 20
+    assert max(sizes) <= MAX_RECORD_BYTES
