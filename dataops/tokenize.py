@@ -56,6 +56,8 @@ class TrainTokenizer:
         sampled = work.stage("sample", _sample, sampling)
         paths = [receipt["path"] for receipt in sampled]
         documents = sum(receipt["documents"] for receipt in sampled)
+        if total and not documents:
+            raise UsageError(f"a sample of {self.sample_bytes} bytes has none of the documents: raise sample_bytes")
         (trained,) = work.stage("train", _train, [{**settings, "paths": paths, "documents": documents}])
         summary = {"vocab_size": trained["vocab_size"], "documents": documents, "sample_bytes": trained["bytes"]}
         return Contents(kind="tokenizer", artifacts={"tokenizer": file_ref(trained["tokenizer"])}, summary=summary)

@@ -65,6 +65,12 @@ def test_a_sample_is_about_as_large_as_asked_and_all_where_there_is_less(catalog
     assert (large["sample_bytes"], large["documents"]) == (total, 2000)
 
 
+def test_a_sample_of_nothing_is_refused(catalog: Catalog, ingest: Make) -> None:
+    pool = ingest([{"text": prose(i)} for i in range(5)])
+    with pytest.raises(UsageError, match="a sample of 1 bytes has none of the documents: raise sample_bytes"):
+        apply(catalog, TrainTokenizer(vocab_size=400, sample_bytes=1), pool, into="tokenizer")
+
+
 def test_inputs_of_a_tokenizer_count_together(catalog: Catalog, tmp_path) -> None:  # type: ignore[no-untyped-def]
     one = ingest_rows(catalog, tmp_path / "i", [{"text": "aaab " * 50}], "one")
     two = ingest_rows(catalog, tmp_path / "i", [{"text": "zyx " * 50}], "two")
