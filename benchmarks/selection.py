@@ -18,7 +18,7 @@ from benchmarks.selection_pool import Bench, apply, make
 from catalog.run import Step
 from dataops.cells import FitCells
 from dataops.importance import Weigh
-from dataops.selectors import WeighClassifier, WeighCrossEntropy, WeighNgrams, WeighTwoStage
+from dataops.selectors import WeighClassifier, WeighCrossEntropy, WeighNgrams, WeighStacked, WeighTwoStage
 
 BUDGET = 800_000
 PLAIN = {"smoothing": "none", "defence": 0.0, "max_epochs": 1e9}
@@ -35,6 +35,7 @@ def methods() -> dict[str, Step]:
         "weigh-two-stage": WeighTwoStage(**T),
         "weigh-ngrams": WeighNgrams(**T),
         "weigh-cross-entropy": WeighCrossEntropy(**T),
+        "weigh-stacked": WeighStacked(**T),
         "weigh-classifier": WeighClassifier(**T),
     }
 

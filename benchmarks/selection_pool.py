@@ -26,6 +26,7 @@ from dataops.executors import LocalExecutor
 from dataops.ingest import Ingest
 from dataops.kernels.language_model import cross_entropy, fit_ngrams
 from dataops.kernels.sampling import nested_copies
+from dataops.quality import QualityFilter
 from dataops.tokenize import Tokenize, TrainTokenizer
 from dataops.windows import windows_of
 
@@ -43,6 +44,7 @@ NEAR = {
     "literature_novels": "religion_scripture",
 }
 PLANTED = 0.02
+NOISE = "noise"
 HELD_OUT = 120  # target documents to score
 
 
@@ -74,14 +76,14 @@ class Bench:
         lengths = columns["n_tokens"][order]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         first = np.repeat(columns["offsets"][order] - offsets[:-1], lengths)
-        model = fit_ngrams(
-            offsets, columns["tokens"][first + np.arange(offsets[-1])], vocab_size=self.vocab_size, bits=22
-        )
+        tokens = columns["tokens"][first + np.arange(offsets[-1])]
+        model = fit_ngrams([(offsets, tokens)], vocab_size=self.vocab_size, bits=22)
         held, ids = self.held_out
-        nats = (cross_entropy(model, held, ids).astype(np.float64) * np.diff(held)).sum()
+        nats = (cross_entropy(model, held, ids)[:, 0].astype(np.float64) * np.diff(held)).sum()
         near = columns["source"] == self.near
         return {
             "near": float(stream[near].sum() / stream.sum()),
+            "noise": float(stream[columns["source"] == NOISE].sum() / stream.sum()),
             "recall": float((stream[near] > 0).sum() / max(near.sum(), 1)),
             "bits": float(nats / np.log(2) / self.held_out_bytes),
             "tokens": float(stream.sum()),
@@ -90,24 +92,41 @@ class Bench:
 
 
 def make(
-    folder: Path, corpora: Path, *, megabytes: float, target: str, documents: int, fit: FitCells, workers: int = 1
+    folder: Path,
+    corpora: Path,
+    *,
+    megabytes: float,
+    target: str,
+    documents: int,
+    fit: FitCells,
+    workers: int = 1,
+    noise: float = 0.0,
+    gate: bool = False,
 ) -> Bench:
-    """Pool, cells and a target of `documents` documents, in the store `folder`; what is there is not done again."""
+    """Pool, cells and a target of `documents` documents, in the store `folder`; what is there is not done again.
+
+    noise: documents of noise in pool and target, a share of the others. gate: both go through `quality-filter`.
+    """
     catalog = Catalog.open(str(folder / "store"), create=True)
 
     def do(step: Step, *inputs: Snapshot, into: str) -> Snapshot:
         return run(step, *inputs, into=into, catalog=catalog, executor=LocalExecutor(workers=workers))
 
-    text = folder / f"{target}-{megabytes:g}.parquet"
+    text = folder / f"{target}-{megabytes:g}-{noise:g}.parquet"
     if not text.exists():
-        _write_pool(text, corpora, target, int(megabytes * 1e6))
+        _write_pool(text, corpora, target, int(megabytes * 1e6), noise=noise)
     raw = do(Ingest(paths=(str(text),), source_column="source", shard_bytes=4 << 20), into=f"pool-{target}")
     own = _documents(corpora, target)
+    train = own[HELD_OUT : HELD_OUT + documents]
+    train += noise_like(train[: round(noise * len(train))], seed=2)
     sides = {}
-    for name, rows in (("train", own[HELD_OUT : HELD_OUT + documents]), ("held", own[:HELD_OUT])):
+    for name, rows in (("train", train), ("held", own[:HELD_OUT])):
         path = folder / f"{target}-{name}-{len(rows)}.parquet"
         pq.write_table(pa.table({"text": rows}), path)
         sides[name] = do(Ingest(paths=(str(path),)), into=f"{name}-{target}")
+    if gate:
+        raw = do(QualityFilter(), raw, into=f"pool-filtered-{target}")
+        sides["train"] = do(QualityFilter(), sides["train"], into=f"train-filtered-{target}")
     tokenizer = do(TrainTokenizer(vocab_size=4096), raw, into=f"tokenizer-{target}")
     tokens = do(Tokenize(), raw, tokenizer, into=f"tokens-{target}")
     sides = {n: do(Tokenize(), each, tokenizer, into=f"{n}-tokens-{target}") for n, each in sides.items()}
@@ -148,9 +167,11 @@ def _windows(catalog: Catalog, pool: Snapshot) -> dict[str, np.ndarray]:
         lengths = BpeTokenizer(catalog.store.local(pool.artifact("tokenizer"))).byte_lengths
         parts: list[dict[str, np.ndarray]] = []
         for shard in pool.contents.shards:
-            found = windows_of(catalog.store, shard, (), context=pool.contents.summary["context"], byte_lengths=lengths)
-            cells = read_live(catalog.store, shard, (), ["cell"], table="cells")["cell"].to_numpy()
-            source = read_live(catalog.store, shard, (), ["source"])["source"].to_numpy(zero_copy_only=False)
+            layers, context = pool.contents.layers, pool.contents.summary["context"]
+            found = windows_of(catalog.store, shard, layers, context=context, byte_lengths=lengths)
+            cells = read_live(catalog.store, shard, layers, ["cell"], table="cells")["cell"].to_numpy()
+            live = read_live(catalog.store, shard, layers, ["row", "source"])
+            source = live["source"].to_numpy(zero_copy_only=False)
             parts.append(
                 {
                     "cell": cells,
@@ -158,7 +179,7 @@ def _windows(catalog: Catalog, pool: Snapshot) -> dict[str, np.ndarray]:
                     "n_tokens": found.n_tokens.astype(np.int64),
                     "h64": found.h64,
                     "tokens": found.tokens,
-                    "source": source[found.row].astype(str),
+                    "source": source[np.searchsorted(live["row"].to_numpy(), found.row)].astype(str),
                 }
             )
         joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -174,13 +195,32 @@ def _documents(corpora: Path, name: str) -> list[str]:
     return [texts[i] for i in order.tolist()]
 
 
-def _write_pool(path: Path, corpora: Path, target: str, num_bytes: int) -> None:
+def noise_like(texts: list[str], *, seed: int) -> list[str]:
+    """What crawls bring with the text, made of it, a third each: a page's menu again and again, tables of numbers and
+    signs, and lists of its words without a sentence."""
+    draw, out = np.random.default_rng(seed), []
+    for number, text in enumerate(texts):
+        words = text.split()[:400]
+        if number % 3 == 0:
+            menu = [" ".join(draw.choice(words, 3)) for _ in range(6)]
+            out.append("\n".join(menu * 12))
+        elif number % 3 == 1:
+            out.append("\n".join(f"| {a} | {b}% | --- |" for a, b in draw.integers(0, 10_000, (120, 2)).tolist()))
+        else:
+            out.append(", ".join(draw.permutation(words).tolist()))
+    return out
+
+
+def _write_pool(path: Path, corpora: Path, target: str, num_bytes: int, *, noise: float) -> None:
     others = [name for name in (*NEAR, *NEAR.values(), "law_dc_code") if name != target]
     planted = list(dict.fromkeys(others))
     near = NEAR[target]
     shares = {name: share * (1 - PLANTED) for name, share in GENERIC.items()}
     shares |= {name: PLANTED / 2 / (len(planted) - 1) for name in planted if name != near} | {near: PLANTED / 2}
     rows = [(name, text) for name, share in shares.items() for text in _first(corpora, name, int(share * num_bytes))]
+    texts = [text for _, text in rows]
+    chosen = np.random.default_rng(3).permutation(len(texts))[: round(noise * len(texts))].tolist()
+    rows += [(NOISE, text) for text in noise_like([texts[i] for i in chosen], seed=4)]
     order = np.random.default_rng(1).permutation(len(rows)).tolist()
     table = pa.table({"source": [rows[i][0] for i in order], "text": [rows[i][1] for i in order]})
     path.parent.mkdir(parents=True, exist_ok=True)
