@@ -14,9 +14,8 @@ import time
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from benchmarks.selection_pool import apply, make
+from benchmarks.selection_pool import Bench, apply, make
 from dataops.cells import FitCells, load_cells
 from dataops.importance import Weigh
 
@@ -49,15 +48,14 @@ def show(kind: str, target: str, given: argparse.Namespace) -> None:
     levels = mixture.contents.summary["levels"]
     gain = next(each["gain"] for each in levels if each["cells"] == mixture.contents.summary["resolution"])
     print(
-        f"{kind:<22} {target:<20} {_rate(bench, given, target):>10,.0f} {found['near']:>10.3f} {found['bits']:>10.4f} "
-        f"{gain:>14.3f}",
+        f"{kind:<22} {target:<20} {_rate(bench):>10,.0f} {found['near']:>10.3f} {found['bits']:>10.4f} {gain:>14.3f}",
         flush=True,
     )
 
 
-def _rate(bench, given: argparse.Namespace, target: str) -> float:  # type: ignore[no-untyped-def]
+def _rate(bench: Bench) -> float:
     """Windows of about 900 characters embedded a second, best of three."""
-    texts = pq.read_table(given.folder / f"{target}-{given.megabytes:g}.parquet")["text"].to_pylist()
+    texts = bench.tokens.documents(["text"]).to_arrow()["text"].to_pylist()
     embedder = load_cells(bench.catalog.store, bench.pool.artifact("cell-model")).embedder
     count = 128 if embedder.labels["embedder"] == "network" else 4000
     windows = pa.array([text[:900] for text in texts[:count]], pa.large_string())
