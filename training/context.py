@@ -38,6 +38,15 @@ class RunContext(Protocol):
         """The tensor of every rank, in order of rank."""
 
 
+def check_gpu() -> None:
+    """Raise UsageError where PyTorch finds no GPU."""
+    if not torch.cuda.is_available():
+        raise UsageError(
+            f"device cuda: PyTorch {torch.__version__} finds no GPU here; leave `device` out to train on the CPU, or "
+            "install a PyTorch for your GPU"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class LocalContext:
     """This process alone. `num_threads` 0 leaves PyTorch's setting; results are byte-equal for equal thread counts.
@@ -57,11 +66,8 @@ class LocalContext:
             torch.set_num_threads(self.num_threads)
         if self.device_name == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if self.device_name == "cuda" and not torch.cuda.is_available():
-            raise UsageError(
-                f"device cuda: PyTorch {torch.__version__} finds no GPU here; leave `device` out to train on "
-                "the CPU, or install a PyTorch for your GPU"
-            )
+        if self.device_name == "cuda":
+            check_gpu()
         return torch.device(self.device_name)
 
     def all_reduce(self, tensor: torch.Tensor) -> None:

@@ -18,7 +18,10 @@ WORKERS = os.cpu_count() or 1
 
 StoreOption = Annotated[str, typer.Option("--store", envvar="TAMIS_STORE", help="Folder of the store.")]
 ExecutorOption = Annotated[
-    str, typer.Option("--executor", help="local, ray or auto (ray for training and from 512 MB of input on).")
+    str,
+    typer.Option(
+        "--executor", help="local, ray or auto (ray for training, from 512 MB of input on, or by RAY_ADDRESS)."
+    ),
 ]
 WorkersOption = Annotated[int, typer.Option("--workers", min=1, help="Tasks at a time; never changes a result.")]
 SetOption = Annotated[
@@ -30,13 +33,20 @@ TargetOption = Annotated[list[str], typer.Option("--target", help="Text of the s
 TokensOption = Annotated[
     int | None, typer.Option(min=1000, help="Tokens of each pretraining stream; default: what --minutes allow.")
 ]
-ParamsOption = Annotated[int, typer.Option(min=10_000, help="Parameters of each model, about; at least 524,288.")]
+ParamsOption = Annotated[
+    int,
+    typer.Option(min=10_000, help="Parameters of each model, about; at least 524,288 with 4,096 words of vocabulary."),
+]
 MinutesOption = Annotated[
     float, typer.Option(min=0.1, help="Training time, on two cores, to plan for where --tokens is not given.")
 ]
 CellsOption = Annotated[int, typer.Option(min=2, help="Number of k-means cells.")]
 SelectorOption = Annotated[
-    str, typer.Option(help="What the pool is drawn by: weigh-stacked (windows), weigh (cells) or another `weigh-`.")
+    str,
+    typer.Option(
+        help="What the pool is drawn by: weigh (cells), weigh-two-stage (both), or windows: weigh-stacked, "
+        "weigh-ngrams, weigh-cross-entropy, weigh-classifier."
+    ),
 ]
 DeviceOption = Annotated[
     str, typer.Option(help="What trains: cpu or cuda (a GPU; set --tokens then, as --minutes are of two CPU cores).")

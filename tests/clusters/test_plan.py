@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from catalog.catalog import Catalog
 from catalog.errors import TamisError, UsageError
@@ -23,7 +24,7 @@ from clusters.plan_report import Report, leaks_of, report_of
 from clusters.plan_screen import forecast_of, plan_screen, prediction_lines
 from clusters.recipes import Recipe, override, validate
 from clusters.runner import run_recipe
-from clusters.specialize import Request, recipe_for
+from clusters.specialize import Request, recipe_for, specialize_now
 from dataops.kernels.histogram import effective_cells
 from tests.clusters.test_specialize import PLAN, SETTINGS, write_texts
 from tests.dataops.conftest import TOPICS, prose
@@ -224,6 +225,18 @@ def test_what_may_be_served_is_no_less_than_what_is_planned() -> None:
     where = {"store": "nowhere", "executor": "local", "workers": 1, "output_format": "text"}
     with pytest.raises(UsageError, match="--max-params 1,000,000 is below the 8,000,000 parameters of the plan"):
         plan_now(planned, recipe, max_params=1_000_000, tasks=1, hours=None, **where)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for what is not there")
+def test_a_gpu_that_is_not_there_is_said_before_anything_is_made(tmp_path: Path) -> None:
+    request = Request(pool=("p",), target=("t",), tokens=1_600_000, device="cuda")
+    planned, recipe = prepared(request, proxy_tokens=(), proxy_params=None, assignments=())
+    where = {"store": str(tmp_path / "store"), "executor": "local", "workers": 1}
+    with pytest.raises(UsageError, match="finds no GPU here"):
+        plan_now(planned, recipe, max_params=None, tasks=1, hours=None, output_format="text", **where)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="finds no GPU here"):
+        specialize_now(request, out=tmp_path / "out", assignments=(), **where)  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
 
 
 def test_effective_cells_count_equal_cells_and_weigh_unequal_ones() -> None:
