@@ -116,7 +116,7 @@ def print_tables(records: Records, rows: Sequence[Row], *, baseline: str) -> Non
 
 def _print_costs(records: Records, there: Sequence[Row]) -> None:
     """TFLOP of training that the first row of each method took, and seconds of its other steps, on one thread."""
-    print("\nCost at 1:1000, of one target and seed. TFLOP: tokens up to the step kept.\n")
+    print("\nCost at 1:1000, of one target and seed. TFLOP: of the tokens read until it stopped.\n")
     print("| method | TFLOP shared by a pool's targets | TFLOP of each target | seconds of selecting and packing |")
     print("| --- | ---: | ---: | ---: |")
     for method in dict.fromkeys(row.method for row in there if row.size == "1:1000"):

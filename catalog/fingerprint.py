@@ -1,7 +1,8 @@
 """Identity of settings and of content: equal settings on equal inputs are the same result.
 
 A frozen dataclass is fingerprinted by its class name, its `revision` and every field that takes part in comparison;
-what only affects speed is declared `field(compare=False)` and leaves no trace here.
+what only affects speed is declared `field(compare=False)` and leaves no trace here, and neither does a setting that
+came later (`added`) while it has its default.
 """
 
 from __future__ import annotations
@@ -14,10 +15,20 @@ from pathlib import Path
 from typing import Any
 
 
+def added(default: Any) -> Any:
+    """The default of a setting that a step had not always: what was made without it stays known to the catalog."""
+    return dataclasses.field(default=default, metadata={"added": True})
+
+
+def _counts(setting: dataclasses.Field[Any], value: Any) -> bool:
+    is_new = setting.metadata.get("added", False)
+    return setting.compare and not (is_new and getattr(value, setting.name) == setting.default)
+
+
 def canonical(value: Any) -> Any:
     """The JSON form of `value` that bears identity. Sets are sorted, dataclasses carry their class name."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: canonical(getattr(value, f.name)) for f in dataclasses.fields(value) if f.compare}
+        fields = {f.name: canonical(getattr(value, f.name)) for f in dataclasses.fields(value) if _counts(f, value)}
         return {"is": type(value).__name__, "revision": getattr(type(value), "revision", 0), **fields}
     if isinstance(value, Mapping):
         return {str(key): canonical(item) for key, item in value.items()}

@@ -21,8 +21,9 @@ from clusters.plan_report import outside, report_of
 from clusters.plan_screen import plan_screen
 from clusters.recipes import Recipe, Stated, override
 from clusters.runner import run_recipe
-from clusters.specialize import MODELS, Request, check_device, recipe_for, tuning_tokens
+from clusters.specialize import MODELS, Request, recipe_for, tuning_tokens
 from training.config import batch_rows_for, scaled_rate, smallest
+from training.context import check_gpu
 from training.forecast import doublings_of
 
 LAST = "target-packs"  # of the main job's recipe: what the proxies learn from is made
@@ -134,7 +135,8 @@ def plan_now(
         raise UsageError(
             f"--max-params {max_params:,} is below the {params:,} parameters of the plan: raise it or lower --params"
         )
-    check_device(planned.settings.get("device", "cpu"))
+    if planned.settings.get("device") == "cuda":
+        check_gpu()  # its speed is measured in this process, whatever cluster trains
     console = Console()
     console.title(f"tamis plan: {planned.settings['tokens']:,} tokens and {planned.settings['params']:,} parameters")
     made = run_recipe(recipe, store=store, executor=executor, workers=workers, console=console, check=check)

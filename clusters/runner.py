@@ -7,6 +7,7 @@ models: three unequal runs on two cores end sooner together than two and then on
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -47,6 +48,8 @@ def run_recipe(
     names = {entry.name for entry, _ in steps}
     needed = [name for entry, _ in steps for name in entry.inputs if name not in names]
     catalog = Catalog.open(store, create=not needed)
+    if any(getattr(step, "device", "cpu") == "cuda" and entry.name not in catalog.snapshots for entry, step in steps):
+        _check_gpu(on_ray=chosen.on_ray)
     for name in needed:
         catalog.snapshot(name)  # raises where the store has none
     if catalog.pending:
@@ -62,6 +65,14 @@ def run_recipe(
         console.done(facts(made[entry.name]), reused=catalog.sequence == before)
         check(made)
     return made
+
+
+def _check_gpu(*, on_ray: bool) -> None:
+    """Raise UsageError before curation begins, where there is no GPU here and no named cluster that may have one."""
+    from training.context import check_gpu
+
+    if not (on_ray and os.environ.get("RAY_ADDRESS")):
+        check_gpu()
 
 
 def executor_for(steps: Sequence[tuple[Stated, Step]], kind: str, *, workers: int) -> Executor:

@@ -5,7 +5,6 @@ Nothing happens here that a recipe can't say: `tamis specialize --print-recipe` 
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -192,14 +191,6 @@ def _experts(request: Request, tuning: Mapping[str, Any]) -> list[Stated]:
     ]
 
 
-def check_device(device: str) -> None:
-    """Raise UsageError before curation begins, where a GPU is asked for that is neither here nor in a named cluster."""
-    if device == "cuda" and not os.environ.get("RAY_ADDRESS"):
-        from training.context import check_gpu
-
-        check_gpu()
-
-
 def specialize_now(
     request: Request, *, out: Path, store: str, executor: str, workers: int, assignments: Sequence[str]
 ) -> None:
@@ -208,7 +199,6 @@ def specialize_now(
     Settings and inputs are looked at before anything is written. Raises UsageError or BadInput.
     """
     recipe = override(recipe_for(request), assignments)
-    check_device(request.device)
     executor_for(validate(recipe), executor, workers=workers)
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.yaml").write_text(recipe.to_yaml())

@@ -12,8 +12,9 @@ from catalog.catalog import Catalog
 from catalog.errors import UsageError
 from catalog.pack import Packs, cell_weights
 from clusters.console import Console
-from training.config import TrainConfig, batch_rows_for, rate_for, sized
+from training.config import TrainConfig, batch_rows_for, rate_for
 from training.inputs import check_tokenizers, pack_paths, scored_documents
+from training.steps import fresh_shape
 from training.tune import Setting, Space, Task, Trial, settings_to_try, table
 from training.worker import search_with_ray
 
@@ -42,7 +43,7 @@ def search(
     task = Task(
         packs=paths,
         weights=cell_weights(catalog.store, given, Packs(paths).rows_per_cell),
-        model=sized(params, vocab_size=summary["vocab_size"], context=summary["context"]),
+        model=fresh_shape(given, params),
         train=TrainConfig(tokens=tokens, seed=seed),
         validation=scored_documents(catalog.store, documents),
     )

@@ -76,7 +76,7 @@ class Batches:
         tokens, segments = torch.from_numpy(self._packs.tokens(rows)), torch.from_numpy(self._packs.segments(rows))
         wanted = targets(tokens, segments)
         if self._pinned:
-            tokens, wanted = tokens.pin_memory(), wanted.pin_memory()
+            tokens, wanted, segments = tokens.pin_memory(), wanted.pin_memory(), segments.pin_memory()
         return Batch(
             step=step,
             rows=rows,
@@ -101,7 +101,8 @@ def micro_batches(first: int, last: int, size: int) -> Iterator[slice]:
 
 def check_cut(config: TrainConfig, *, rows_per_draw: int, world_size: int) -> None:
     """Raise UsageError where ranks would cut a micro-batch that must stay whole."""
-    if config.determinism != "bitwise" and rows_per_draw == 1:
+    is_sharded = config.sharding == "sharded" and world_size > 1  # ranks gather together once a micro-batch
+    if config.determinism != "bitwise" and rows_per_draw == 1 and not is_sharded:
         return
     count, rest = divmod(config.batch_rows, config.micro_batch_rows)
     given = f"{config.batch_rows} rows a batch, {config.micro_batch_rows} a micro-batch and {world_size} ranks"

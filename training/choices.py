@@ -142,6 +142,8 @@ def _question(path: Path, number: int, line: str) -> Question:
         raise BadInput(
             f'{path}, line {number}: {error!r}; expected {{"context": text, "choices": [texts], "answer": index}}'
         ) from error
+    if not all(question.choices):
+        raise BadInput(f"{path}, line {number}: an empty choice, which every model finds certain: expected text")
     if not 0 <= question.answer < len(question.choices):
         raise BadInput(
             f"{path}, line {number}: answer {question.answer} of {len(question.choices)} choices: expected an index"

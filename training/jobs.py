@@ -98,7 +98,9 @@ def _fit(jobs: Sequence[tuple[Work, Job]], *, at_once: int, ranks: int = 1) -> l
 def trained(work: Work, jobs: Jobs, packs: Snapshot, *, ranks: int) -> Contents:
     """Run the jobs here or in Ray Train workers, as many at a time as there are cores, unless all is finished."""
     if not is_trained(work):
-        if work.executor.on_ray or ranks > 1:
+        if all((job.run_dir / "result.json").exists() for job in jobs.jobs):  # trained ahead, side by side
+            results = [read_result(job.run_dir) for job in jobs.jobs]
+        elif work.executor.on_ray or ranks > 1:
             pairs = [(work, job) for job in jobs.jobs]
             room = work.executor.workers // (jobs.jobs[0].threads * ranks)
             results = _fit(pairs, at_once=max(1, room), ranks=ranks)

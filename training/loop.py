@@ -196,7 +196,8 @@ def _to_the_end(run: _Run, packs: Packs, batches: Batches, saving: _Saving, *, b
 
 def _step(run: _Run, batch: Batch, *, waited: float) -> _Losses:
     device, config = run.context.device, run.config
-    count = (batch.targets_BT != IGNORED).sum().to(device, torch.float64)
+    # filled there: a copy would wait for the step before
+    count = torch.full((), float((batch.targets_BT != IGNORED).sum()), dtype=torch.float64, device=device)
     run.context.all_reduce(count)
     scale = 1.0 / count.clamp_min(1.0).float()
 

@@ -32,6 +32,8 @@ from training.checkpoint import latest
 from training.context import LocalContext
 from training.folder import read_model, read_network
 from training.inputs import model_folder
+from training.lora import merged
+from training.methods import Lora
 from training.model import IGNORED, Llama, layout, targets
 from training.order import Samples
 from training.pretrain import begun, dtype_of
@@ -72,7 +74,7 @@ class Replay:
     documents: str
 
 
-def replay(catalog: Catalog, model: Snapshot, step: int, *, weights: str = "now", threads: int = 1) -> Replay:
+def replay(catalog: Catalog, model: Snapshot, step: int, *, weights: str = "now") -> Replay:
     """Replay optimiser step `step` (1-based, as in the metrics) of a pretrained or fine-tuned model.
 
     Raises UsageError for another snapshot and for a step that the run did not have.
@@ -93,8 +95,10 @@ def replay(catalog: Catalog, model: Snapshot, step: int, *, weights: str = "now"
     behind = [each for each in documents_behind(catalog, inputs[0]) if each]
     with tempfile.TemporaryDirectory() as scratch:
         job = _job(catalog, model, inputs, step_class, Path(scratch))
-        device = job.device if weights == "then" else "cpu"
-        context = LocalContext(device_name=device, num_threads=threads)
+        if weights == "then":
+            context = LocalContext(device_name=job.device, num_threads=job.threads)
+        else:
+            context = LocalContext(device_name="cpu", num_threads=1)
         packs = Packs(job.packs)
         batch = job.train.batch_rows
         samples = job.order(packs).samples((step - 1) * batch, step * batch)
@@ -168,7 +172,7 @@ def _job(
 def _as_step_began(job: Job, step: int, context: LocalContext) -> Llama:
     if step == 1:
         if isinstance(job, PretrainJob):
-            return begun(job.model, job.start, seed=job.train.seed)
+            return begun(job.model, job.start, seed=job.train.seed).to(context.device)
         return read_model(job.model_dir, device=context.device)
 
     def stop(progress: Progress) -> None:
@@ -180,9 +184,14 @@ def _as_step_began(job: Job, step: int, context: LocalContext) -> Llama:
         replace(job, train=train).run(context, stop)
     found = latest(job.run_dir / "checkpoints", at_most=step - 1)
     assert found is not None, "a checkpoint was due at the step before"
-    network = Llama(job.model) if isinstance(job, PretrainJob) else read_model(job.model_dir, device=context.device)
+    if isinstance(job, PretrainJob):
+        network = Llama(job.model)
+    else:
+        network = read_model(job.model_dir, device=torch.device("cpu"))
+        if isinstance(job.method, Lora):  # the checkpoint has its products beside the matrices
+            job.method.prepare(network, seed=job.train.seed)
     network.load_state_dict(found.model())
-    return network
+    return merged(network).to(context.device)
 
 
 class _Reached(Exception):
@@ -192,14 +201,14 @@ class _Reached(Exception):
 def _segments(
     packs: Packs, samples: Samples, network: Llama, dtype: torch.dtype, *, micro: int
 ) -> Iterator[dict[str, Any]]:
-    rows = packs.rows(samples.cells, samples.rows)
+    rows, device = packs.rows(samples.cells, samples.rows), network.head.device
     tokens, numbers = packs.tokens(rows), packs.segments(rows)
     for first in range(0, len(rows), micro):
         at = slice(first, min(first + micro, len(rows)))
         tokens_BT, segments_BT = torch.from_numpy(tokens[at]), torch.from_numpy(numbers[at])
         wanted_BT = targets(tokens_BT, segments_BT)
-        where = layout(segments_BT, "cpu", samples.cells[at])
-        nll_BT = network.nll(tokens_BT, wanted_BT, where, dtype).double().numpy()
+        where = layout(segments_BT, device, samples.cells[at])
+        nll_BT = network.nll(tokens_BT.to(device), wanted_BT.to(device), where, dtype).double().cpu().numpy()
         counted_BT = (wanted_BT != IGNORED).numpy()
         for place in range(at.stop - at.start):
             number = first + place

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
+import numpy as np
+
 from catalog.errors import UsageError
+from catalog.fingerprint import added
 from catalog.pack import Packs, cell_weights
 from catalog.run import Work
 from catalog.snapshot import Contents, Snapshot
@@ -56,13 +59,16 @@ class Pretrain:
     batch_rows: int = 16
     seed: int = 0
     threads: int = 1
-    device: Device = "cpu"
+    device: Device = added("cpu")
     micro_batch_rows: int = 8
     ranks: int = 1
     determinism: Determinism = "run"
     optimizer: OptimizerName = "muon"
     checkpoint_every: int = field(default=250, compare=False)
     price_per_hour: float = field(default=0.0, compare=False)
+
+    def __post_init__(self) -> None:
+        _check(self)
 
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """A model snapshot."""
@@ -79,7 +85,7 @@ class Pretrain:
             name=work.name,
             packs=paths,
             weights=cell_weights(work.store, packs, rows_per_cell),
-            model=model_config(start) if start else self._shape(packs),
+            model=_continued(start, rows_per_cell) if start else self._shape(packs),
             train=_settings(self),
             run_dir=run_folder(work),
             threads=self.threads,
@@ -94,9 +100,9 @@ class Pretrain:
         cells = len(packs.contents.summary["rows_per_cell"])
         settings = {"experts": self.experts, "banks": self.banks, "cells": cells}
         wanted = FAMILIES[self.family].__dataclass_fields__
+        shape = fresh_shape(packs, self.params)
         try:
             family = FAMILIES[self.family](**{name: value for name, value in settings.items() if name in wanted})
-            shape = fresh_shape(packs, self.params)
             return replace(shape, family=family, qk_norm=self.qk_norm, mup_width=self.mup_width)
         except ValueError as error:
             raise UsageError(str(error)) from error
@@ -127,7 +133,7 @@ class Finetune:
     patience: int = 3
     seed: int = 0
     threads: int = 1
-    device: Device = "cpu"
+    device: Device = added("cpu")
     micro_batch_rows: int = 8
     ranks: int = 1
     determinism: Determinism = "run"
@@ -136,6 +142,10 @@ class Finetune:
     price_per_hour: float = field(default=0.0, compare=False)
 
     def __post_init__(self) -> None:
+        _check(self)
+        for name in ("evaluate_every", "patience"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} {getattr(self, name)}: expected at least 1")
         if not 0 <= self.label_share <= 1 or self.lora_rank < 0:
             raise UsageError(
                 f"label_share {self.label_share} and lora_rank {self.lora_rank}: expected 0 to 1, and 0 or more"
@@ -203,10 +213,24 @@ class Finetune:
         return starts
 
 
+def _continued(start: Path, rows_per_cell: np.ndarray) -> ModelConfig:
+    """The shape of the model in `start`. Raises UsageError where its experts are not those of the packs' cells."""
+    shape = model_config(start)
+    if isinstance(shape.family, Mixture):
+        raise UsageError("a mixture can't be pretrained further: make its packs larger and train it anew")
+    cells = getattr(shape.family, "cells", len(rows_per_cell))
+    if cells != len(rows_per_cell):
+        raise UsageError(f"the model to start from has experts of {cells} cells, the packs have {len(rows_per_cell)}")
+    return shape
+
+
 def fresh_shape(packs: Snapshot, params: int) -> ModelConfig:
-    """A decoder of about that size for these packs."""
+    """A decoder of about that size for these packs. Raises UsageError where their vocabulary alone is larger."""
     summary = packs.contents.summary
-    return sized(params, vocab_size=summary["vocab_size"], context=summary["context"])
+    try:
+        return sized(params, vocab_size=summary["vocab_size"], context=summary["context"])
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _fresh_model(shape: ModelConfig, seed: int, folder: Path, packs: Packs) -> Path:
@@ -214,6 +238,19 @@ def _fresh_model(shape: ModelConfig, seed: int, folder: Path, packs: Packs) -> P
     network.initialise(seed)
     write_model(network, folder, end_of_text=packs.format.end_of_text)
     return folder
+
+
+def _check(step: Pretrain | Finetune) -> None:
+    """Raise UsageError for settings that no run can have."""
+    for name in ("threads", "ranks"):
+        if getattr(step, name) < 1:
+            raise UsageError(f"{name} {getattr(step, name)}: expected at least 1")
+    if step.device == "cuda" and step.determinism == "bitwise":
+        raise UsageError("determinism bitwise is for CPUs: PyTorch's attention on a GPU adds in no fixed order")
+    try:
+        _settings(step)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _settings(step: Pretrain | Finetune) -> TrainConfig:

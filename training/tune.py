@@ -1,11 +1,11 @@
 """Which learning rate and batch size: short trainings of many settings, the worse ones stopped early.
 
-ASHA (arXiv 1810.05934) on Ray Tune: every trial reports its validation bits per byte at rungs of a ninth and a third of
-the budget, and goes on while it is among the best third of those that came there. A trial is one process on its own
-thread with the same budget of *tokens*, so batch sizes compare fairly. Which settings are tried is a function of the
-seed; settings that are known to be good come first (warm starts) and set the mark for the others. Who is stopped
-depends on who reports first, so a search is advice, not a snapshot.
-"""
+ASHA (arXiv 1810.05934) on Ray Tune: every trial reports its validation bits per byte at least every ninth of the
+budget, and goes on while it is among the best third of those that came to a ninth and to a third of it. A trial is one
+process on its own thread with the same budget of *tokens*, so batch sizes compare fairly; one that diverges has
+infinite bits. Which settings are tried is a function of the seed; settings that are known to be good come first (warm
+starts) and set the mark for the others. Who is stopped depends on who reports first, so a search is advice, not a
+snapshot."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from catalog.pack import Packs
 from training.config import ModelConfig, TrainConfig
 from training.context import LocalContext, resolved
 from training.evaluate import score, summarise
+from training.loop import Diverged
 from training.loop import train as run_loop
 from training.model import Llama
 from training.pretrain import check_fit, dtype_of, ordered
@@ -109,17 +110,21 @@ def run_trial(task: Task, setting: Setting, folder: Path, report: Report) -> Non
     folder.mkdir(parents=True, exist_ok=True)
     steps = train.steps(packs.format.context)
     dtype = dtype_of(resolved(train.precision, torch.device("cpu")))
-    run_loop(
-        network,
-        packs=packs,
-        order=ordered(packs, task.weights, train=train),
-        config=replace(train, checkpoint_every=steps),
-        dtype=dtype,
-        run_dir=folder,
-        context=LocalContext(device_name="cpu", num_threads=1),
-        judge=_Rungs(task, steps=steps, tokens_per_step=setting.batch_rows * packs.format.context, report=report),
-        on_progress=silent,
-    )
+    rungs = _Rungs(task, steps=steps, tokens_per_step=setting.batch_rows * packs.format.context, report=report)
+    try:
+        run_loop(
+            network,
+            packs=packs,
+            order=ordered(packs, task.weights, train=train),
+            config=replace(train, checkpoint_every=steps),
+            dtype=dtype,
+            run_dir=folder,
+            context=LocalContext(device_name="cpu", num_threads=1),
+            judge=rungs,
+            on_progress=silent,
+        )
+    except Diverged:  # an answer, like any other
+        report(task.train.tokens, math.inf)
 
 
 def table(trials: Sequence[Trial]) -> pa.Table:

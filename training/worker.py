@@ -144,7 +144,9 @@ def fit_with_ray(
         (job.run_dir / "failure.json").unlink(missing_ok=True)
     _start_ray()
     on_gpus = jobs[0].device == "cuda"
-    teams = min(at_once, len(jobs), *([_gpus() // workers_per_job] if on_gpus else []))
+    teams = min(at_once, len(jobs))
+    if on_gpus and (_gpus() or not os.environ.get("RAY_ADDRESS")):  # a named cluster may add nodes that have some
+        teams = min(teams, _gpus() // workers_per_job)
     if not teams:
         raise UsageError(
             f"device cuda: Ray has {_gpus()} GPUs, a run needs {workers_per_job}; leave `device` out to train on CPUs"

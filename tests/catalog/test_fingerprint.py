@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catalog.fingerprint import canonical, fingerprint
+from catalog.fingerprint import added, canonical, fingerprint
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=12)
@@ -34,6 +34,23 @@ def test_every_setting_and_the_class_name_bear_identity():
     other = make_dataclass("Colander", ["mesh", "names"])
     values = [Sieve(mesh=0.5), Sieve(mesh=0.6), Sieve(mesh=0.5, names=frozenset("a")), other(0.5, frozenset())]
     assert len({fingerprint(value) for value in values}) == 4
+
+
+def test_a_setting_that_came_later_leaves_no_trace_at_its_default():
+    @dataclass(frozen=True, kw_only=True)
+    class Step:
+        tokens: int
+
+    before = fingerprint(Step(tokens=1))
+
+    @dataclass(frozen=True, kw_only=True)
+    class Step:
+        tokens: int
+        device: str = added("cpu")
+
+    assert fingerprint(Step(tokens=1)) == fingerprint(Step(tokens=1, device="cpu")) == before
+    assert fingerprint(Step(tokens=1, device="cuda")) != before
+    assert canonical(Step(tokens=1, device="cuda"))["device"] == "cuda"
 
 
 def test_a_raised_revision_is_another_identity():

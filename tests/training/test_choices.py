@@ -86,6 +86,7 @@ def test_a_trained_model_prefers_what_it_was_trained_on_and_the_catalog_tells(cu
         ("{", "line 2: .*expected"),
         ('{"context": "a", "choices": ["b"]}', "line 2: KeyError"),
         ('{"context": "a", "choices": ["b"], "answer": 1}', "line 2: answer 1 of 1 choices"),
+        ('{"context": "a", "choices": ["b", ""], "answer": 0}', "line 2: an empty choice"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, line: str, message: str) -> None:

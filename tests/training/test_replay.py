@@ -31,19 +31,20 @@ def catalog(curated: Curated, tmp_path_factory: pytest.TempPathFactory) -> Catal
     catalog = Catalog.open(store)
     packs = catalog.snapshot("resampled-packs" if "resampled-packs" in catalog.snapshots else "generic-packs")
     model = run(Pretrain(**SMALL), packs, into="model", catalog=catalog, executor=HERE)
-    run(
-        Finetune(tokens=1_000, batch_rows=4, evaluate_every=2),
-        catalog.snapshot("target-packs"),
-        catalog.snapshot("validation"),
-        model,
-        into="tuned",
-        catalog=catalog,
-        executor=HERE,
-    )
+    for name, rank in (("tuned", 0), ("low-rank", 4)):
+        run(
+            Finetune(tokens=1_000, batch_rows=4, evaluate_every=2, lora_rank=rank),
+            catalog.snapshot("target-packs"),
+            catalog.snapshot("validation"),
+            model,
+            into=name,
+            catalog=catalog,
+            executor=HERE,
+        )
     return catalog
 
 
-@pytest.mark.parametrize(("name", "step"), [("model", 1), ("model", 5), ("tuned", 2)])
+@pytest.mark.parametrize(("name", "step"), [("model", 1), ("model", 5), ("tuned", 2), ("low-rank", 1), ("low-rank", 2)])
 def test_the_losses_of_a_step_as_it_began_add_up_to_what_the_run_recorded(catalog, name, step):
     found = replay(catalog, catalog.snapshot(name), step, weights="then")
     nats, tokens = found.segments["loss_nats"].to_numpy(), found.segments["n_tokens"].to_numpy()

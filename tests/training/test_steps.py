@@ -158,3 +158,21 @@ def test_a_model_that_the_evaluation_did_not_score_is_not_exported(catalog: Cata
     scores = run(Evaluate(), catalog.snapshot("test"), models[0], into="s", catalog=catalog, executor=HERE)
     with pytest.raises(UsageError, match="s@1 did not score model-1@1"):
         run(Export(), scores, *models, into="export", catalog=catalog, executor=HERE)
+
+
+@pytest.mark.parametrize("step", [Pretrain, Finetune])
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"tokens": 0}, "tokens must be at least 1, got 0"),
+        ({"batch_rows": 0}, "batch_rows must be at least 1, got 0"),
+        ({"threads": 0}, "threads 0: expected at least 1"),
+        ({"ranks": 0}, "ranks 0: expected at least 1"),
+        ({"device": "cuda", "determinism": "bitwise"}, "determinism bitwise is for CPUs"),
+    ],
+)
+def test_settings_that_no_run_can_have_are_refused_before_anything_runs(
+    step: type[Pretrain] | type[Finetune], setting: dict, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        step(**{"tokens": 1_000, **setting})

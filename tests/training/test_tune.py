@@ -10,6 +10,8 @@ import pytest
 
 from catalog.errors import UsageError
 from clusters.tuning import parse_setting, parse_space
+from training import tune
+from training.loop import Diverged
 from training.tune import Setting, Space, Task, Trial, run_trial, settings_to_try, table
 
 
@@ -47,6 +49,16 @@ def test_a_trial_reports_at_its_rungs_and_a_good_rate_beats_a_useless_one(tmp_pa
     assert [tokens for tokens, _ in good] == [2 * 8 * 32 * i for i in range(1, 10)]
     assert good[-1][0] == small[-1][0] == task.train.tokens
     assert good[-1][1] < useless[-1][1] - 0.1
+
+
+def test_a_trial_that_diverges_has_infinite_bits_and_ends_no_search(tmp_path, task, monkeypatch):
+    def diverge(*_, **__):
+        raise Diverged("the loss of step 3 is nan")
+
+    told: list[tuple[int, float]] = []
+    monkeypatch.setattr(tune, "run_loop", diverge)
+    run_trial(task, Setting(learning_rate=1e9, batch_rows=8), tmp_path, lambda *given: told.append(given))
+    assert told == [(task.train.tokens, math.inf)]
 
 
 def test_the_table_puts_those_that_came_further_before_those_that_were_stopped():
