@@ -82,6 +82,8 @@ def delete(catalog: Catalog, garbage: Garbage, *, grace_seconds: float) -> Garba
     store, before = catalog.store, time.time() - grace_seconds
     for name in garbage.work:
         _delete_folder(store.here / name)
+    for folder in _leftovers(store):
+        shutil.rmtree(folder, ignore_errors=True)
     used = _used(catalog, set(), skipped=set())
     gone = {
         path
@@ -176,6 +178,11 @@ def _drop_copies(store: Store, used: set[str]) -> None:
             path.unlink(missing_ok=True)
 
 
+def _leftovers(store: Store) -> list[Path]:
+    """Work folders that a gc had put aside when it was killed."""
+    return [each for each in (store.here / "work").glob("_*") if FINGERPRINT.fullmatch(each.name[1:])]
+
+
 def _work_folders(store: Store) -> list[Path]:
     return [each for each in sorted((store.here / "work").glob("*")) if FINGERPRINT.fullmatch(each.name)]
 
@@ -204,6 +211,7 @@ def _delete_folder(folder: Path) -> None:
     """Delete a work folder, unless its run began again; a run that begins now finds none and starts anew."""
     if not _locked(folder / "lock"):
         aside = folder.with_name(f"_{folder.name}")
+        shutil.rmtree(aside, ignore_errors=True)  # of a gc that was killed here
         with suppress(FileNotFoundError):
             os.rename(folder, aside)
         shutil.rmtree(aside, ignore_errors=True)

@@ -69,9 +69,11 @@ def ancestors(catalog: Catalog, snapshot: Snapshot) -> list[Snapshot]:
     found: dict[str, Snapshot] = {}
 
     def visit(node: Snapshot) -> None:
+        if node.ref in found:  # there are more paths than snapshots
+            return
         for each in catalog.inputs(node):
             visit(each)
-        found.setdefault(node.ref, node)
+        found[node.ref] = node
 
     visit(snapshot)
     return list(found.values())

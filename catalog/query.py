@@ -12,6 +12,7 @@ import math
 import re
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -159,7 +160,22 @@ def _connect(path: Path, catalog: Catalog, limits: Limits) -> duckdb.DuckDBPyCon
 
 
 def write_result(table: pa.Table, output_format: str, stream: BinaryIO) -> None:
-    """Write rows to a binary stream as an aligned text table, JSON lines, CSV or Parquet. Raises UsageError."""
+    """Write rows to a binary stream as an aligned text table, JSON lines, CSV or Parquet.
+
+    Raises UsageError for another format, and QueryError for an answer that the format can't hold.
+    """
+    twice = [name for name, count in Counter(table.column_names).items() if count > 1]
+    if twice and output_format in ("json", "parquet"):
+        raise QueryError(f"two columns are called {twice[0]!r}, of which {output_format} keeps one: name them with AS")
+    try:
+        _write(table, output_format, stream)
+    except pa.ArrowException as error:
+        reason = str(error).splitlines()[0]
+        raise QueryError(f"{output_format} can't hold this answer ({reason}): cast the column to text") from error
+    stream.flush()
+
+
+def _write(table: pa.Table, output_format: str, stream: BinaryIO) -> None:
     if output_format == "table":
         stream.write(render(table).encode())
     elif output_format == "json":
@@ -173,7 +189,6 @@ def write_result(table: pa.Table, output_format: str, stream: BinaryIO) -> None:
         stream.write(buffer.getvalue())
     else:
         raise UsageError(f"no output format {output_format!r}; the formats are {', '.join(FORMATS)}")
-    stream.flush()
 
 
 def render(table: pa.Table, *, width: int = 100) -> str:
@@ -229,6 +244,8 @@ def _cell(value: object, width: int) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
+        if 0 < abs(value) < 1e-4:
+            return f"{value:.2e}"
         return f"{value:.4f}".rstrip("0").rstrip(".") if abs(value) < 1e15 else str(value)
     text = str(value).replace("\n", "⏎")
     return text if len(text) <= width else text[: width - 1] + "…"

@@ -24,7 +24,7 @@ def dedup_recipe(
     snapshot = catalog.snapshot(reference)
     if against is not None:
         old = catalog.snapshot(against)
-        before = _settings(catalog, old, INHERITED)
+        before = _inherited(catalog, old)
         first_come = {"first_come": not replace}
         return Recipe(
             entries=(
@@ -39,7 +39,7 @@ def dedup_recipe(
             )
         )
     layers = snapshot.contents.layers
-    if layers and layers[-1].startswith("near-duplicate"):
+    if layers and layers[-1].startswith("near-duplicate") and snapshot.contents.has("edges"):
         decided = {**_settings(catalog, snapshot, ("threshold", "prefer")), **settings}
         return Recipe(entries=(Stated(name=into, step="redecide", inputs=(snapshot.ref,), settings=decided),))
     entries, source = [], snapshot.ref
@@ -47,6 +47,14 @@ def dedup_recipe(
         entries.append(Stated(name=f"{into}-unique", step="exact-dedup", inputs=(source,)))
         source = f"{into}-unique"
     return Recipe(entries=(*entries, Stated(name=into, step="fuzzy-dedup", inputs=(source,), settings=settings)))
+
+
+def _inherited(catalog: Catalog, snapshot: Snapshot) -> dict[str, Any]:
+    """Those of the `fuzzy-dedup` behind a snapshot, and over them what `redecide` changed since."""
+    own = _settings(catalog, snapshot, INHERITED)
+    if catalog.computed_by(snapshot).step != "redecide":
+        return own
+    return {**_inherited(catalog, catalog.inputs(snapshot)[0]), **own}
 
 
 def _settings(catalog: Catalog, snapshot: Snapshot, names: Collection[str]) -> dict[str, Any]:

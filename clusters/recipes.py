@@ -178,6 +178,8 @@ def validate(recipe: Recipe) -> list[tuple[Stated, Step]]:
     """Every entry with its step; nothing has run yet. Raises UsageError for the first that is wrong."""
     names = [entry.name for entry in recipe.entries]
     for position, entry in enumerate(recipe.entries):
+        if not NAME.fullmatch(entry.name):
+            raise UsageError(f"{entry.name!r} can't name a snapshot: use lower-case letters, digits, '.', '_' and '-'")
         for name in entry.inputs:
             if name in names[position:]:
                 raise UsageError(f"{entry.name} reads {name}, which the recipe makes only later: move it up")

@@ -116,7 +116,7 @@ def _train_ahead(
 
     waiting: dict[str, tuple[Any, Work, list[Snapshot]]] = {}  # by fingerprint: equal entries of two names are one run
     for entry, step in group:
-        inputs = _inputs(entry, made, catalog)
+        inputs = [catalog.current(each) for each in _inputs(entry, made, catalog)]
         work = begin(step, *inputs, into=entry.name, catalog=catalog, executor=executor, listener=console.stage)
         if waits(work):
             waiting.setdefault(work.fingerprint, (step, work, inputs))

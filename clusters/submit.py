@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS = 5.0
 POLL_SECONDS = 0.5
+MOST_FAILURES = 5  # to read the log of a job that has ended: its node may be gone
 
 
 def submit(command: Sequence[str], *, cluster: Path, wait: bool) -> int:
@@ -98,7 +99,7 @@ def follow(client: JobSubmissionClient, job: str, stream: TextIO) -> int:
 async def _follow(client: JobSubmissionClient, job: str, stream: TextIO) -> JobDetails:
     from aiohttp import ClientError
 
-    copied = 0
+    copied = failures = 0
     while True:
         broken, seen = False, 0
         try:
@@ -108,10 +109,10 @@ async def _follow(client: JobSubmissionClient, job: str, stream: TextIO) -> JobD
                 seen += len(text)
                 copied = max(copied, seen)
         except (RuntimeError, OSError, ClientError) as error:  # the connection; the job may well go on
-            broken = True
+            broken, failures = True, failures + 1
             print(f"the log of {job} broke off ({error}): trying again", file=sys.stderr)
         details = _details(client, job)
-        if details.status.is_terminal() and not broken:
+        if details.status.is_terminal() and (not broken or failures >= MOST_FAILURES):
             return details
         await asyncio.sleep(POLL_SECONDS)
 

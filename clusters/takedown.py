@@ -33,6 +33,8 @@ def takedown_command(
     chosen = _executor(executor, workers=workers)
     clock = time.monotonic()
     selection = select(catalog, ids=ids, where=where)
+    if not selection.named.num_rows and catalog.pending:  # this command was killed half way
+        return _finished(catalog, chosen)
     if not selection.named.num_rows:
         return [f"nothing to do: all {selection.before:,} documents were taken down before"]
     made = suppress(catalog, selection.named, reason=reason)
@@ -55,6 +57,8 @@ def finish_command(catalog: Catalog, executor: str, *, workers: int) -> list[str
 def preview(catalog: Catalog, ids: Sequence[str], where: str) -> list[str]:
     """What `takedown_command` would do."""
     named = select(catalog, ids=ids, where=where).named
+    if not named.num_rows and catalog.pending:
+        return ["these documents were suppressed, but not all files are rewritten: `tamis takedown --finish`"]
     if not named.num_rows:
         return ["nothing to do: these documents were taken down before"]
     snapshots = [each.ref for each in holders(catalog, named)]
@@ -156,11 +160,12 @@ def exposures_of(catalog: Catalog, rows: Mapping[str, np.ndarray]) -> list[Expos
                 Exposure(model=model.ref, packs=each.packs, rows=each.rows, samples=each.samples, first=each.first)
                 for each in found.get(source.ref, [])
             ]
-            held = rows.get(source.ref, np.empty(0, np.int64))
-            if len(held):
-                saw = seen(catalog.store, source, model, catalog.runs[model.run], held)
+            packs = catalog.successor(source)  # rows stay where they are when packs are rewritten
+            held = rows.get(packs.ref, np.empty(0, np.int64)) if packs else np.empty(0, np.int64)
+            if packs and len(held):
+                saw = seen(catalog.store, packs, model, catalog.runs[model.run], held)
                 mine.append(
-                    Exposure(model=model.ref, packs=source.ref, rows=len(held), samples=saw.samples, first=saw.first)
+                    Exposure(model=model.ref, packs=packs.ref, rows=len(held), samples=saw.samples, first=saw.first)
                 )
         found[model.ref] = mine
     return [each for mine in found.values() for each in mine]

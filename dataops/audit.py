@@ -63,7 +63,8 @@ class AuditDedup:
         fetched = work.stage("fetch", _fetch, shard_tasks(snapshot, ids=wanted, **settings))
         of = {row["id"]: row["text"] for receipt in fetched for row in _read(receipt["path"]).to_pylist()}
         pairs = zip(removed["text"].to_pylist(), (of[name] for name in removed["kept_id"].to_pylist()), strict=True)
-        exact = [similarity(one, other, step.shingle) for one, other in pairs]
+        # a kept text that was taken down since is empty, and tells nothing
+        exact = [similarity(one, other, step.shingle) for one, other in pairs if other]
         return Contents(
             kind="audit",
             summary={

@@ -13,6 +13,7 @@ on workers:
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import re
 from collections import Counter
@@ -24,7 +25,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catalog.errors import BadInput
-from catalog.fingerprint import sha256_file
 
 FORMATS = {
     ".jsonl": "jsonl",
@@ -124,13 +124,18 @@ def discover(paths: Sequence[str], *, source: str | None) -> list[Input]:
     return [
         Input(
             path=file,
-            name=named if repeated[named] == 1 else file,
-            source=label,
+            name=_utf8(named if repeated[named] == 1 else file),
+            source=_utf8(label),
             format=format_of(file) or "",
             num_bytes=num_bytes,
         )
         for file, (named, label, num_bytes) in found.items()
     ]
+
+
+def _utf8(name: str) -> str:
+    """A file's name as text: bytes of it that are no UTF-8 written as \\xe9."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def shard_size(inputs: Iterable[Input], *, at_most: int) -> int:
@@ -140,7 +145,12 @@ def shard_size(inputs: Iterable[Input], *, at_most: int) -> int:
 
 def digests(inputs: Iterable[Input]) -> list[list[str]]:
     """Name, source and sha256 of every file: what an answer that reads them depends on."""
-    return [[each.name, each.source, sha256_file(each.path)] for each in inputs]
+    return [[each.name, each.source, _sha256(each.path)] for each in inputs]
+
+
+def _sha256(path: str) -> str:
+    with open_input(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def slices(inputs: Iterable[Input], *, target_bytes: int) -> list[Slice]:

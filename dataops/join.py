@@ -55,11 +55,12 @@ class Newcomers:
 class Join:
     """The shards of all inputs, one after another, with the tables and files that all have.
 
-    Inputs went through the same deciding steps, of which one may have more than another: there the others keep all.
+    All but `edges`, which number documents by their place in the one input: near-duplicates are looked for anew. Inputs
+    went through the same deciding steps, of which one may have more than another: there the others keep all.
     """
 
     verb: ClassVar[str] = "join"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
 
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """A documents snapshot."""
@@ -73,7 +74,7 @@ class Join:
             )
         )
         tasks = [
-            {"shard": shard, "own": mine, "layers": layers, "tables": sorted(tables)}
+            {"shard": shard, "own": mine, "layers": layers, "tables": sorted(tables - {"edges"})}
             for each, mine in zip(inputs, own, strict=True)
             for shard in each.contents.shards
         ]

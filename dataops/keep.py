@@ -212,7 +212,7 @@ def _rank(database: duckdb.DuckDBPyConnection, prefer: str, first_come: int) -> 
             FROM attributes
             WHERE document IN (SELECT "left" FROM edges UNION ALL SELECT "right" FROM edges)"""
         )
-    except (duckdb.ParserException, duckdb.BinderException) as error:
+    except duckdb.Error as error:  # no ORDER BY, no such column or function, a cast that fails
         columns = [row[0] for row in database.execute("DESCRIBE attributes").fetchall()]
         reason = str(error).splitlines()[0]
         raise UsageError(

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from catalog import schema
+from catalog.errors import UsageError
 from catalog.run import Receipt, Task, Work, as_json
 from catalog.snapshot import Contents, Snapshot
 from catalog.store import Store
@@ -30,6 +31,11 @@ class Rule:
     statistic: str
     low: float | None = None
     high: float | None = None
+
+    def __post_init__(self) -> None:
+        known = schema.STATISTICS.names[2:]
+        if self.statistic not in known:
+            raise UsageError(f"rule {self.name}: no statistic {self.statistic!r}; there are {', '.join(known)}")
 
 
 RULES = (

@@ -7,6 +7,7 @@ import re
 import uuid
 from datetime import datetime
 from itertools import pairwise
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
@@ -112,6 +113,13 @@ def test_ancestors_come_before_what_was_made_of_them(curated: Curated) -> None:
     assert found[-1] == "specialized-packs@1"
     for earlier, later in (("pool@1", "clean@1"), ("clean-cells@1", "mixture@1"), ("mixture@1", "resampled@1")):
         assert found.index(earlier) < found.index(later)
+
+
+def test_ancestors_of_many_paths_are_found_once_each() -> None:
+    made = [SimpleNamespace(ref=f"s{number}@1") for number in range(60)]
+    inputs = {each.ref: made[max(0, number - 2) : number] for number, each in enumerate(made)}  # 10^12 paths
+    catalog = SimpleNamespace(inputs=lambda each: inputs[each.ref])
+    assert ancestors(catalog, made[-1]) == made  # type: ignore[arg-type, comparison-overlap]
 
 
 def test_the_waterfall_counts_the_pools_losses_and_not_the_targets(curated: Curated) -> None:

@@ -241,3 +241,20 @@ def test_a_query_that_takes_too_much_memory_is_stopped_with_the_remedy(catalog):
 def test_limits_that_make_no_sense_are_refused(given):
     with pytest.raises(UsageError, match="expected"):
         Limits(**given)
+
+
+@pytest.mark.parametrize("output_format", ["json", "parquet"])
+def test_columns_of_one_name_are_refused_where_one_would_be_lost(catalog, output_format):
+    with pytest.raises(QueryError, match=r"two columns are called 'a', of which .* keeps one: name them with AS"):
+        write_result(sql(catalog, "SELECT 1 AS a, 2 AS a"), output_format, io.BytesIO())
+
+
+def test_what_a_format_can_not_hold_is_said_in_one_line(catalog):
+    answer = sql(catalog, "SELECT max(started) - min(started) AS a FROM (SELECT now() AS started)")
+    with pytest.raises(QueryError, match=r"csv can't hold this answer .*: cast the column to text"):
+        write_result(answer, "csv", io.BytesIO())
+
+
+def test_small_numbers_are_not_shown_as_nothing():
+    shown = render(pa.table({"p": [1e-6, -2.5e-7, 0.0, 0.25]})).split()
+    assert shown[2:] == ["1.00e-06", "-2.50e-07", "0", "0.25"]

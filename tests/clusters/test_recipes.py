@@ -113,6 +113,7 @@ def test_a_file_that_is_not_there_or_not_text_is_bad_input(tmp_path: Path) -> No
             Recipe(entries=(*one("exact-dedup", "y").entries, *one("exact-dedup", "a", name="y").entries)),
             "x reads y, which the recipe makes only later: move it up",
         ),
+        (one("exact-dedup", "a", name="Pool"), "'Pool' can't name a snapshot: use lower-case letters, digits"),
     ],
 )
 def test_what_a_recipe_gets_wrong_is_said_in_one_line(recipe: Recipe, message: str) -> None:

@@ -121,6 +121,13 @@ def test_a_log_that_broke_off_goes_on_where_it_was_and_repeats_nothing(capsys):
     assert "broke off (closed): trying again" in capsys.readouterr().err
 
 
+def test_a_job_that_ended_and_whose_log_is_gone_ends_the_following(capsys):
+    gone = [[RuntimeError("node lost")] for _ in range(jobs.MOST_FAILURES)]
+    failed = Details(Status("FAILED"), None, "node lost")
+    assert jobs.follow(FakeClient(gone, [failed] * jobs.MOST_FAILURES), "job-1", io.StringIO()) == 1
+    assert "the job job-1 is FAILED: node lost" in capsys.readouterr().err
+
+
 def test_a_job_that_never_ran_fails_with_the_reason(capsys):
     details = Details(Status("FAILED"), None, "Traceback ...\nno such module: polars")
     assert jobs.follow(FakeClient([[]], [details]), "job-1", io.StringIO()) == 1

@@ -24,6 +24,7 @@ from catalog.lineage import waterfall
 from catalog.pack import Packs
 from catalog.query import sql
 from catalog.run import run
+from catalog.suppression import select, suppress
 from catalog.tables import read_table
 from catalog.tokenizer import BpeTokenizer
 from clusters.cli import app
@@ -245,6 +246,26 @@ def test_a_takedown_is_a_loss_but_no_rule_that_could_have_been_left_out(taken: T
     clean = taken.catalog.snapshot("target-clean")
     lost = {loss.rule for loss in waterfall(taken.catalog, clean)}
     assert lost - {each.rule for each in alone(taken.catalog, clean)} == {"takedown"}
+
+
+def test_after_a_takedown_models_still_saw_what_else_their_packs_hold(taken: Taken) -> None:
+    catalog = taken.catalog
+    query = "SELECT id FROM given WHERE snapshot = 'base@1' ORDER BY id LIMIT 1"
+    (other,) = sql(catalog, query)["id"].to_pylist()
+    assert other != taken.document["id"]
+    said = "\n".join(preview(catalog, [other], ""))
+    assert re.search(r"base@1 saw them|base@1 .*target-packs@2", said), said
+
+
+def test_the_same_command_finishes_a_takedown_that_was_killed_half_way(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made, tmp_path / "copy")
+    catalog = Catalog.open(tmp_path / "copy" / "store")
+    chosen = secret(catalog)["id"]
+    suppress(catalog, select(catalog, ids=[chosen], where="").named, reason="asked")
+    assert Catalog.open(catalog.store.root).pending
+    printed = invoke("takedown", "--id", chosen, "--executor", "local", "--store", str(catalog.store.root))
+    assert "snapshots have a new version without them" in printed
+    assert not Catalog.open(catalog.store.root).pending
 
 
 def test_a_dry_run_says_what_would_happen_and_changes_nothing(made: Path) -> None:

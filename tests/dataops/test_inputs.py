@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from pathlib import Path
 
 import pytest
 
-from dataops.inputs import shard_size
+from dataops.inputs import digests, shard_size
 from dataops.readers import Input, check, discover, read, slices
 from tests.dataops.reading import MIB, PLAIN, jsonl, texts, write
 
@@ -64,3 +66,12 @@ def test_other_file_systems_are_read_through_fsspec() -> None:
     items = [item for piece in slices(inputs, target_bytes=10) for item in read(piece, PLAIN)]
     assert texts(items) == ["one", "two"]
     assert [one.name for one in inputs] == ["corpus/a.jsonl", "corpus/deep/b.jsonl"]
+    assert digests(inputs)[0][2] == hashlib.sha256(jsonl({"text": "one"})).hexdigest()
+
+
+def test_a_name_that_is_no_utf8_is_spelled_out(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.jsonl")
+    path.write_bytes(jsonl({"text": "one"}))
+    (one,) = discover([str(tmp_path)], source=None)
+    assert one.name.endswith("/caf\\xe9.jsonl")
+    assert one.name.encode()

@@ -7,6 +7,7 @@ import pytest
 from catalog.catalog import Catalog
 from catalog.errors import UsageError
 from catalog.query import sql
+from clusters.dedup import dedup_recipe
 from dataops.append import Append
 from dataops.contamination import Decontaminate
 from dataops.exact import ExactDedup
@@ -45,6 +46,7 @@ def test_newcomers_and_what_was_there_join_to_the_snapshot_that_all_at_once_woul
     assert ids(catalog, joined) == ids(catalog, parts[0]) | ids(catalog, parts[1])
     assert joined.contents.layers == ("exact", "near-duplicate", "contaminated", "split")
     assert joined.contents.has("tokens")
+    assert parts[0].contents.has("edges")
     assert joined.artifact("tokenizer") == tokenizer.artifact("tokenizer")
     counted = sql(catalog, "SELECT sum(dropped_documents)::INT AS n FROM waterfall('joined') WHERE rule <> 'split'")
     assert counted["n"].to_pylist() == [5 + 1], "four repeats and a near one, and one that quotes frozen text"
@@ -55,6 +57,21 @@ def test_newcomers_and_what_was_there_join_to_the_snapshot_that_all_at_once_woul
         apply(catalog, Join(), whole, pure, into="x")
     with pytest.raises(UsageError, match="all-dedup@1 does not begin with the documents of new@1"):
         apply(catalog, Newcomers(), every, new, into="x")
+
+
+def test_pairs_of_the_parts_are_not_pairs_of_the_whole_and_are_looked_for_anew(catalog: Catalog, ingest: Make) -> None:
+    texts = [prose(seed, 90) for seed in range(6)]
+    parts = []
+    for name, rows in (("one", texts), ("two", [texts[0] + " and more", texts[1] + " too", prose(9, 90)])):
+        raw = ingest([{"text": text} for text in rows], name)
+        parts.append(apply(catalog, FuzzyDedup(), apply(catalog, ExactDedup(), raw, into=f"{name}-once"), into=name))
+    joined = apply(catalog, Join(), *parts, into="joined")
+    assert parts[0].contents.has("edges")
+    assert not joined.contents.has("edges"), "they number documents by their place in one of the parts"
+    (entry,) = dedup_recipe(catalog, "joined", into="again", settings={}, against=None, replace=False).entries
+    assert entry.step == "fuzzy-dedup"
+    again = apply(catalog, FuzzyDedup(), joined, into="again")
+    assert len(ids(catalog, again)) == 7, "two of nine are near repeats"
 
 
 def test_snapshots_of_different_tokenizers_do_not_join(catalog: Catalog, ingest: Make) -> None:

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from catalog.catalog import Catalog
+from catalog.errors import UsageError
 from catalog.snapshot import Snapshot
 from dataops.quality import RULES, QualityFilter, Rule
 from tests.dataops.conftest import Make, apply, decisions, prose, rows_of
@@ -103,3 +104,8 @@ def test_how_documents_lie_in_shards_does_not_change_a_verdict(catalog: Catalog,
         filtered = apply(catalog, QualityFilter(rules=RULES), pool, into="clean")
         found.append([(row["id"], row["rule"], row["reason"]) for row in decisions(catalog, filtered)])
     assert found[0] == found[1]
+
+
+def test_a_statistic_that_does_not_exist_is_refused_with_those_that_do() -> None:
+    with pytest.raises(UsageError, match="rule x: no statistic 'nwords'; there are n_chars, n_bytes, n_words"):
+        Rule(name="x", statistic="nwords", low=50)
