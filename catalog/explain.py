@@ -186,11 +186,18 @@ def _contamination(catalog: Catalog, document: _Document) -> list[str]:
     """What it shares with evaluation sets."""
     lines = []
     for each in (table for table in document.tables if table.name == "matches"):
-        inputs = each.snapshot.inputs
+        inputs = _compared_with(catalog, each.snapshot)
         for row in _read(catalog, document, each, ["evaluation", "ngrams", "passage"]):
             shared = f"shares {row['ngrams']} n-grams with {inputs[row['evaluation'] + 1]}, the longest passage:"
             lines += ["", shared, row["passage"]]
     return lines
+
+
+def _compared_with(catalog: Catalog, snapshot: Snapshot) -> tuple[str, ...]:
+    """The inputs of the run that made the snapshot's matches: a takedown, or a later step, carries them on."""
+    while catalog.runs[snapshot.run].step != "decontaminate":
+        snapshot = catalog.snapshot(snapshot.inputs[0])
+    return snapshot.inputs
 
 
 def _in_favour(catalog: Catalog, name: str) -> list[str]:

@@ -70,13 +70,21 @@ VIEWS = (
     _table("draws", 'q.id, q."window", q.cell, q.copies'),
     _table("statistics", "q.* EXCLUDE (file, row)"),
     _table("edges", "q.left_id, q.right_id, q.similarity"),
+    # evaluation sets are numbered as the inputs of the run that compared with them, whatever takedown rewrote it since
     """CREATE VIEW matches AS
+    WITH RECURSIVE origin AS (
+        SELECT DISTINCT snapshot, snapshot AS made FROM lineage_rows WHERE step IN ('decontaminate', 'takedown')
+        UNION ALL
+        SELECT o.snapshot, i.input FROM origin o
+        JOIN lineage_rows i ON i.snapshot = o.made AND i.position = 0 AND i.step = 'takedown'
+    )
     SELECT s.snapshot, m.id, i.input AS evaluation, m.ngrams, m.passage
     FROM snapshot_rows s
     JOIN column_rows c ON c.snapshot = s.number AND c.tbl = 'matches'
     JOIN list_rows l ON l.list = c.list
     JOIN matches_parquet m ON m.file = l.file
-    JOIN lineage_rows i ON i.snapshot = s.snapshot AND i.position = m.evaluation + 1 AND i.step = 'decontaminate'""",
+    JOIN origin o ON o.snapshot = s.snapshot
+    JOIN lineage_rows i ON i.snapshot = o.made AND i.position = m.evaluation + 1 AND i.step = 'decontaminate'""",
     _table("quarantine", "q.path, q.position, q.reason, q.excerpt"),
     _table("weights", "q.* EXCLUDE (file)"),
     _table("scores", "q.* EXCLUDE (file)"),
