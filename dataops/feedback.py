@@ -32,7 +32,7 @@ class IngestFeedback:
     """Documents from files of feedback; a line without text or without a verdict is quarantined with its reason."""
 
     verb: ClassVar[str] = "ingest-feedback"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
 
     paths: tuple[str, ...] = field(compare=False)
     text_column: str = "text"

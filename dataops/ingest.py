@@ -39,7 +39,7 @@ class Ingest:
     """
 
     verb: ClassVar[str] = "ingest"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
 
     paths: tuple[str, ...] = field(compare=False)
     source: str | None = None

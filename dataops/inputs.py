@@ -16,8 +16,7 @@ import glob
 import hashlib
 import os
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -120,17 +119,31 @@ def discover(paths: Sequence[str], *, source: str | None) -> list[Input]:
             found.setdefault(file, (named, source or label, num_bytes))
     if not found:
         raise BadInput("no input: name files, folders or globs of " + _suffixes())
-    repeated = Counter(named for named, _, _ in found.values())
+    names = _told_apart({file: named for file, (named, _, _) in found.items()})
     return [
         Input(
             path=file,
-            name=_utf8(named if repeated[named] == 1 else file),
+            name=_utf8(names[file]),
             source=_utf8(label),
             format=format_of(file) or "",
             num_bytes=num_bytes,
         )
-        for file, (named, label, num_bytes) in found.items()
+        for file, (_, label, num_bytes) in found.items()
     ]
+
+
+def _told_apart(named: Mapping[str, str]) -> dict[str, str]:
+    """A name for each file: its own, or, where several have the same, with as many folders as tell these apart."""
+    out = dict(named)
+    together: dict[str, list[str]] = {}
+    for file, name in named.items():
+        together.setdefault(name, []).append(file)
+    for name, files in together.items():
+        depth = name.count("/") + 1
+        while len({out[file] for file in files}) < len(files):
+            depth += 1
+            out |= {file: "/".join(file.split("/")[-depth:]) for file in files}
+    return out
 
 
 def _utf8(name: str) -> str:

@@ -70,9 +70,11 @@ def read(piece: Slice, options: ReadOptions) -> Items:
                 yield item
         except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
             found = True
-            yield Quarantined(path=file.path, position="file", reason="unreadable", excerpt=excerpt(str(error)))
+            yield Quarantined(
+                path=file.name, position="file", reason="unreadable", excerpt=excerpt(error.strerror or "")
+            )
         if not found and part.whole:
-            yield Quarantined(path=file.path, position="file", reason="empty-file", excerpt="")
+            yield Quarantined(path=file.name, position="file", reason="empty-file", excerpt="")
 
 
 def _jsonl(part: Part, options: ReadOptions) -> Items:
@@ -100,7 +102,7 @@ def _jsonl(part: Part, options: ReadOptions) -> Items:
             yield item
     except Damaged as damage:
         yield Quarantined(
-            path=file.path,
+            path=file.name,
             position=f"line {number + 2}",
             reason=damage.reason,
             excerpt=excerpt(damage.detail),
@@ -266,7 +268,7 @@ def _text(part: Part, options: ReadOptions) -> Items:  # noqa: ARG001, one docum
 
 
 def _quarantined(file: Input, position: str, refusal: Refused) -> Quarantined:
-    return Quarantined(path=file.path, position=position, reason=refusal.reason, excerpt=refusal.excerpt)
+    return Quarantined(path=file.name, position=position, reason=refusal.reason, excerpt=refusal.excerpt)
 
 
 _FORMATS: dict[str, Callable[[Part, ReadOptions], Items]] = {

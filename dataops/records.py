@@ -76,8 +76,8 @@ class Record:
 class Quarantined:
     """What was not read: where it is, why (a key of REASONS) and how it begins."""
 
-    path: str
-    position: str  # "line 12", "row 7", "rows 7 to 9" or "file"
+    path: str  # from the folder that was named, as in the ids of documents: where that lies is nobody's business
+    position: str  # "line 12", "row 7", "rows 7 to 9", "file"; "byte 120" of a line whose text comes to nothing
     reason: str
     excerpt: str  # at most 200 printable characters
 

@@ -69,6 +69,17 @@ def test_other_file_systems_are_read_through_fsspec() -> None:
     assert digests(inputs)[0][2] == hashlib.sha256(jsonl({"text": "one"})).hexdigest()
 
 
+def test_files_of_one_name_are_told_apart_by_their_folders_wherever_these_lie(tmp_path: Path) -> None:
+    for place in ("here", "there/deeper"):
+        paths = [tmp_path / place / corpus / "train.jsonl" for corpus in ("wiki", "news")]
+        for path in paths:
+            path.parent.mkdir(parents=True)
+            path.write_bytes(jsonl({"text": "one"}))
+        assert [one.name for one in discover([str(path) for path in paths], source=None)] == [
+            "wiki/train.jsonl", "news/train.jsonl",
+        ]  # fmt: skip
+
+
 def test_a_name_that_is_no_utf8_is_spelled_out(tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"caf\xe9.jsonl")
     path.write_bytes(jsonl({"text": "one"}))
