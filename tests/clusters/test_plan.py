@@ -229,14 +229,16 @@ def test_what_may_be_served_is_no_less_than_what_is_planned() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for what is not there")
 def test_a_gpu_that_is_not_there_is_said_before_anything_is_made(tmp_path: Path) -> None:
-    request = Request(pool=("p",), target=("t",), tokens=1_600_000, device="cuda")
+    (tmp_path / "some.txt").write_text(prose(1))
+    some = (str(tmp_path / "some.txt"),)
+    request = Request(pool=some, target=some, tokens=1_600_000, device="cuda")
     planned, recipe = prepared(request, proxy_tokens=(), proxy_params=None, assignments=())
     where = {"store": str(tmp_path / "store"), "executor": "local", "workers": 1}
     with pytest.raises(UsageError, match="finds no GPU here"):
         plan_now(planned, recipe, max_params=None, tasks=1, hours=None, output_format="text", **where)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="finds no GPU here"):
         specialize_now(request, out=tmp_path / "out", assignments=(), **where)  # type: ignore[arg-type]
-    assert not list(tmp_path.iterdir())
+    assert not (tmp_path / "store" / "data").exists()
 
 
 def test_effective_cells_count_equal_cells_and_weigh_unequal_ones() -> None:
