@@ -115,14 +115,20 @@ def _first_lines(file: Input) -> Iterator[bytes]:
 
 
 def _check_columns(file: Input, options: ReadOptions, names: Sequence[str]) -> None:
-    for flag, column in options.columns.items():
-        if column not in names:
-            near = difflib.get_close_matches(column.lower(), [name.lower() for name in names], n=1, cutoff=0.5)
-            nearest = next((name for name in names if near and name.lower() == near[0]), None)
-            remedy = f"did you mean {flag} {nearest}?" if nearest else f"name one with {flag}"
-            if flag != "--text-column":  # commands that read new text like the old have no such option
-                remedy += f"; where there is none: {flag[2:].replace('-', '_')}=null in a recipe or by --set"
-            raise BadInput(f"{file.path}: no column '{column}'; it has {_listed(names)}; {remedy}")
+    missing = {flag: column for flag, column in options.columns.items() if column not in names}
+    if not missing:
+        return
+    lacks = f"{file.path}: no column {' and no '.join(repr(column) for column in missing.values())}"
+    flag, column = next(iter(missing.items()))
+    near = difflib.get_close_matches(column.lower(), [name.lower() for name in names], n=1, cutoff=0.5)
+    nearest = next((name for name in names if near and name.lower() == near[0]), None)
+    remedy = f"did you mean {flag} {nearest}?" if nearest else f"name one with {flag}"
+    # commands that read new text like the old have no such options
+    optional = [each for each in missing if each.startswith("--") and each != "--text-column"]
+    settings = [f"{each[2:].replace('-', '_')}=null" for each in optional]
+    if settings:
+        remedy += f"; where there is none: {' and '.join(settings)} in a recipe or by --set"
+    raise BadInput(f"{lacks}; it has {_listed(names)}; {remedy}")
 
 
 def _wrong_type(file: Input, column: str, kind: str, texts: Iterable[str]) -> str:

@@ -32,6 +32,10 @@ def test_a_wrong_column_names_those_that_exist_and_the_nearest(tmp_path: Path) -
         assert refusal(path, ReadOptions(id_column="zzzz")).endswith(
             "name one with --id-column; where there is none: id_column=null in a recipe or by --set"
         )
+        assert refusal(path, ReadOptions(source_column="zzzz", url_column="yyyy")) == (
+            f"{path}: no column 'zzzz' and no 'yyyy'; it has id, text; name one with --source-column; where there is "
+            "none: source_column=null and url_column=null in a recipe or by --set"
+        )
 
 
 def test_a_text_column_of_another_type_is_refused_with_the_text_columns(tmp_path: Path) -> None:
