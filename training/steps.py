@@ -7,8 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import numpy as np
-
 from catalog.errors import UsageError
 from catalog.fingerprint import added
 from catalog.pack import Packs, cell_weights
@@ -85,7 +83,7 @@ class Pretrain:
             name=work.name,
             packs=paths,
             weights=cell_weights(work.store, packs, rows_per_cell),
-            model=_continued(start, rows_per_cell) if start else self._shape(packs),
+            model=_continued(start, packs) if start else self._shape(packs),
             train=_settings(self),
             run_dir=run_folder(work),
             threads=self.threads,
@@ -213,14 +211,14 @@ class Finetune:
         return starts
 
 
-def _continued(start: Path, rows_per_cell: np.ndarray) -> ModelConfig:
+def _continued(start: Path, packs: Snapshot) -> ModelConfig:
     """The shape of the model in `start`. Raises UsageError where its experts are not those of the packs' cells."""
-    shape = model_config(start)
+    shape, there = model_config(start), len(packs.contents.summary["rows_per_cell"])
     if isinstance(shape.family, Mixture):
         raise UsageError("a mixture can't be pretrained further: make its packs larger and train it anew")
-    cells = getattr(shape.family, "cells", len(rows_per_cell))
-    if cells != len(rows_per_cell):
-        raise UsageError(f"the model to start from has experts of {cells} cells, the packs have {len(rows_per_cell)}")
+    cells = getattr(shape.family, "cells", there)
+    if cells != there:
+        raise UsageError(f"the model to start from has experts of {cells} cells, the packs have {there}")
     return shape
 
 
