@@ -140,7 +140,8 @@ def _told_apart(named: Mapping[str, str]) -> dict[str, str]:
         together.setdefault(name, []).append(file)
     for name, files in together.items():
         depth = name.count("/") + 1
-        while len({out[file] for file in files}) < len(files):
+        others = {each for file, each in out.items() if file not in files}
+        while len({out[file] for file in files} - others) < len(files):
             depth += 1
             out |= {file: "/".join(file.split("/")[-depth:]) for file in files}
     return out

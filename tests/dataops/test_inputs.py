@@ -78,6 +78,12 @@ def test_files_of_one_name_are_told_apart_by_their_folders_wherever_these_lie(tm
         assert [one.name for one in discover([str(path) for path in paths], source=None)] == [
             "wiki/train.jsonl", "news/train.jsonl",
         ]  # fmt: skip
+        folder = tmp_path / place / "more" / "wiki"
+        folder.mkdir(parents=True)
+        (folder / "train.jsonl").write_bytes(jsonl({"text": "two"}))
+        names = [one.name for one in discover([*map(str, paths), str(folder)], source=None)]
+        assert names == [f"{paths[0].parents[1].name}/wiki/train.jsonl", f"{paths[1].parents[1].name}/news/train.jsonl",
+                         "wiki/train.jsonl"]  # fmt: skip
 
 
 def test_a_name_that_is_no_utf8_is_spelled_out(tmp_path: Path) -> None:
