@@ -33,6 +33,7 @@ STEP_TOKENS = 16 * CONTEXT  # of an optimiser step
 LARGER = 5  # times the parameters: the upper bound
 EXPERTS, MIXED, BANKS = 32, 16, 8  # of projected networks and soups; of mixtures; matrices summed from
 EPOCHS = {"1:1000": 40, "1:100": 12, "1:30": 8}  # of fine-tuning, at most: validation stops it
+OTHER_ROWS = 1000  # added to the seed of the second half of a grown model, which reads them in another order
 LOOKS_PER_EPOCH = {"1:1000": 0.5, "1:100": 1.0, "1:30": 1.0}
 PAPER = {"smoothing": "none", "defence": 0.0, "max_epochs": 1e9}  # 2402.01093: the ratio of two histograms
 
@@ -68,8 +69,17 @@ SHARED = {  # made once for a pool
     "pn": Pretrain(tokens=1, family="projected", experts=EXPERTS, banks=BANKS),
     "soup": Pretrain(tokens=1, family="soup", experts=EXPERTS, banks=BANKS),
     "mix": Pretrain(tokens=1, family="mixture", experts=MIXED),
+    "pn-grown": Pretrain(tokens=1, family="projected", experts=EXPERTS, banks=BANKS),
+    "mix-grown": Pretrain(tokens=1, family="mixture", experts=MIXED),
 }
-PROJECTED = {"pn": "lowest-loss", "mix": "lowest-loss", "soup": "histogram"}
+GROWN = ("pn-grown", "mix-grown")  # from a plain model that read half of the tokens
+PROJECTED = {
+    "pn": "lowest-loss",
+    "mix": "lowest-loss",
+    "soup": "histogram",
+    "pn-grown": "lowest-loss",
+    "mix-grown": "lowest-loss",
+}
 TUNED_OTHERWISE = {"large-lora": "large", "distilled": "slm"}  # fine-tuned in another way than all weights on labels
 METHODS = ("nopt", *SHARED, *TUNED_OTHERWISE, *SELECTORS)
 
@@ -91,8 +101,8 @@ class Row:
     @property
     def needs(self) -> set[str]:
         """The methods whose snapshots it may need too."""
-        teacher = {"large"} if self.method == "distilled" else set()
-        return {self.method, TUNED_OTHERWISE.get(self.method, self.method)} | teacher
+        others = {"large"} if self.method == "distilled" else {"trunk"} if self.method in GROWN else set()
+        return {self.method, TUNED_OTHERWISE.get(self.method, self.method)} | others
 
     @property
     def mixture(self) -> str:
@@ -138,8 +148,14 @@ class Table:
 
     def _shared(self, kind: str, pool: str, seed: int) -> Snapshot:
         params = self.params * (LARGER if kind == "large" else 1)
-        step = self._in_batches(replace(SHARED[kind], params=params, seed=seed))
-        return self.bench.do(step, self.pools[pool].packs, into=f"{pool}-{kind}-{seed}")
+        packs, step = self.pools[pool].packs, replace(SHARED[kind], params=params, seed=seed)
+        if kind not in GROWN:
+            return self.bench.do(self._in_batches(step), packs, into=f"{pool}-{kind}-{seed}")
+        half = replace(self, tokens=self.tokens // 2)
+        plain = half._in_batches(replace(SHARED["slm"], params=params, seed=seed))
+        trunk = self.bench.do(plain, packs, into=f"{pool}-trunk-{seed}")
+        step = half._in_batches(replace(step, seed=seed + OTHER_ROWS))
+        return self.bench.do(step, packs, trunk, into=f"{pool}-{kind}-{seed}")
 
     def _in_batches(self, step: Pretrain) -> Pretrain:
         """On the tokens of a row, in the batches that `tamis specialize` takes for them."""
@@ -201,7 +217,7 @@ class Table:
 def rows(targets: tuple[str, ...], *, seeds: int) -> list[Row]:
     """All rows, those first that say most: the smallest size, one seed, the contest; then what explains it."""
     contest = ("slm", "stacked", "ced", "ours", "plain-64", "dsir", "plain-256", "classifier", "nopt")
-    families = ("mix", "pn", "large", "large-lora", "distilled", "soup")
+    families = ("pn", "mix", "mix-grown", "pn-grown", "large", "large-lora", "distilled", "soup")
     ablations = [name for name in SELECTORS if name not in contest]
     out = [Row(method=method, target=target) for method in contest for target in targets]
     out += [Row(method=method, target=target) for method in families for target in targets]

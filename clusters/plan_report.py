@@ -156,7 +156,6 @@ def routes_of(packs: Snapshot, planned: Pretrain, *, max_params: int | None) -> 
         experts=MOST_EXPERTS,
         cells=len(packs.contents.summary["rows_per_cell"]),
         banks=planned.banks,
-        micro_batch_rows=planned.micro_batch_rows,
         lora_rank=LORA_RANK,
     ).all()
 
@@ -197,7 +196,6 @@ def _speed(catalog: Catalog, packs: Snapshot, planned: Pretrain) -> Speed:
     train = TrainConfig(
         tokens=1,
         batch_rows=planned.batch_rows,
-        micro_batch_rows=planned.micro_batch_rows,
         optimizer=planned.optimizer,
     )
     model = sized(planned.params, **_shape(packs))

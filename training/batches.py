@@ -42,7 +42,6 @@ class Batches:
     """An iterator over the batches of steps `begin` to `steps`. Close it: it owns a thread."""
 
     def __init__(self, packs: Packs, order: Order, config: TrainConfig, context: RunContext, *, begin: int, steps: int):
-        check_cut(config, rows_per_draw=order.rows_per_draw, world_size=context.world_size)
         self._packs, self._order, self._config = packs, order, config
         self._first, self._last = share(config.batch_rows, rank=context.rank, world_size=context.world_size)
         self._pinned = context.device.type == "cuda"
@@ -94,15 +93,15 @@ def share(batch_rows: int, *, rank: int, world_size: int) -> tuple[int, int]:
 
 
 def micro_batches(first: int, last: int, size: int) -> Iterator[slice]:
-    """A rank's rows, first to last of the batch, cut where the batch's micro-batches end: each has rows of one draw."""
+    """A rank's rows, first to last of the batch, cut where the batch's micro-batches end."""
     cuts = [first, *range((first // size + 1) * size, last, size), last]
     return (slice(begin - first, end - first) for begin, end in pairwise(cuts) if begin < end)
 
 
-def check_cut(config: TrainConfig, *, rows_per_draw: int, world_size: int) -> None:
+def check_cut(config: TrainConfig, *, family: str, world_size: int) -> None:
     """Raise UsageError where ranks would cut a micro-batch that must stay whole."""
     is_sharded = config.sharding == "sharded" and world_size > 1  # ranks gather together once a micro-batch
-    if config.determinism != "bitwise" and rows_per_draw == 1 and not is_sharded:
+    if config.determinism != "bitwise" and family != "soup" and not is_sharded:  # rows of a soup share histograms
         return
     count, rest = divmod(config.batch_rows, config.micro_batch_rows)
     given = f"{config.batch_rows} rows a batch, {config.micro_batch_rows} a micro-batch and {world_size} ranks"

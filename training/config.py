@@ -75,7 +75,7 @@ class ModelConfig:
 
     @property
     def flops_per_projection(self) -> int:
-        """Forward and backward of what a micro-batch costs beside its tokens."""
+        """Forward and backward of what a row costs beside its tokens."""
         return self.family.flops_per_projection(self)
 
     @property
@@ -185,12 +185,11 @@ def batch_rows_for(tokens: int, *, context: int) -> int:
 def family_rows_for(tokens: int, *, context: int, family: str, experts: int) -> int:
     """`batch_rows_for` a model of a family.
 
-    Experts of a mixture share the tokens. Where the rows of a micro-batch are of one cell (a projected network, a
-    soup), a step has a whole micro-batch at least.
+    Experts of a mixture share the tokens; a step of a soup has a whole micro-batch at least.
     """
     if family == "mixture":
         return batch_rows_for(max(1, tokens // experts), context=context)
-    least = TrainConfig.micro_batch_rows if family in ("projected", "soup") else 1
+    least = TrainConfig.micro_batch_rows if family == "soup" else 1
     return max(batch_rows_for(tokens, context=context), least)
 
 

@@ -14,7 +14,6 @@ from catalog.pack import Packs, cell_weights
 from catalog.snapshot import Run, Snapshot
 from catalog.store import Store
 from catalog.tables import read_table
-from training.family import rows_per_draw
 from training.inputs import pack_paths
 from training.order import Order
 
@@ -68,10 +67,9 @@ def _times(store: Store, model: Snapshot, reader: Packs) -> np.ndarray:
 
 def _orders(packs: Snapshot, reader: Packs, weights: tuple[float, ...] | None, run: Run) -> list[Order]:
     settings, rows_per_cell = run.parameters, reader.rows_per_cell
-    kind, seed = settings.get("family", "decoder"), settings["seed"]
-    if kind != "mixture":
-        rows = rows_per_draw(kind, settings.get("micro_batch_rows", 1))
-        return [Order(rows_per_cell, weights, seed=seed, rows_per_draw=rows)]
+    seed = settings["seed"]
+    if settings.get("family") != "mixture":
+        return [Order(rows_per_cell, weights, seed=seed)]
     every = np.asarray(rows_per_cell if weights is None else weights, np.float64)
     experts = np.arange(len(every)) * settings["experts"] // len(packs.contents.summary["rows_per_cell"])
     own = [np.where(experts == number, every, 0.0) for number in range(settings["experts"])]

@@ -20,7 +20,7 @@ import numpy as np
 if TYPE_CHECKING:
     from training.config import ModelConfig
 
-SOUP_DRAWS = 4  # cells drawn for a micro-batch of a soup: its random histogram
+SOUP_ROWS = 4  # of as many cells: the random histogram that a soup computes them under
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +40,8 @@ class Decoder:
         )
 
     def flops_per_projection(self, shape: ModelConfig) -> int:
-        """What a micro-batch costs beside its tokens."""
+        """What a row costs beside its tokens."""
         return 0
-
-    def rows_per_draw(self, micro_batch_rows: int) -> int:
-        """How many consecutive samples come from one cell."""
-        return 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +60,6 @@ class Recurrent:
 
     def flops_per_projection(self, shape: ModelConfig) -> int:
         return 0
-
-    def rows_per_draw(self, micro_batch_rows: int) -> int:
-        return 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,23 +90,31 @@ class Projected:
         return Decoder().flops_per_token(shape)
 
     def flops_per_projection(self, shape: ModelConfig) -> int:
-        """A sum over banks forward and its outer product backward: 4 per bank parameter, once a micro-batch."""
-        return 4 * self.banks * len(self.blocks(shape.num_layers)) * shape.mlp_parameters
-
-    def rows_per_draw(self, micro_batch_rows: int) -> int:
-        """A micro-batch of a projected network has one expert, one of a soup a histogram of a few."""
-        return rows_per_draw(self.kind, micro_batch_rows)
+        """A sum over banks, the gradients of banks and of what mixes them: 6 per bank parameter, for each row."""
+        return 6 * self.banks * len(self.blocks(shape.num_layers)) * shape.mlp_parameters
 
     def histogram(self, rows_per_cell: np.ndarray) -> np.ndarray:
         """Share of each expert, float64[experts], in rows counted by cell (a shorter array lacks only zeros)."""
         return _histogram(rows_per_cell, experts=self.experts, cells=self.cells)
 
+    def histograms(self, cells_B: np.ndarray) -> np.ndarray:
+        """What each row of a micro-batch is computed under, float64[B, experts]: its own expert."""
+        if not len(cells_B) or cells_B.max() >= self.cells:
+            raise ValueError(f"rows of cells {sorted(set(cells_B.tolist()))} for a model of {self.cells} cells")
+        return np.eye(self.experts)[cells_B * self.experts // self.cells]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Soup(Projected):
-    """A projected network that is trained under the histogram of each micro-batch, of up to four cells."""
+    """A projected network whose rows are computed by fours, each under the histogram of its four."""
 
     kind: str = field(default="soup", init=False)
+
+    def histograms(self, cells_B: np.ndarray) -> np.ndarray:
+        """What each row of a micro-batch is computed under, float64[B, experts]: a random histogram, its four's."""
+        own_BK = super().histograms(cells_B)
+        fours = [own_BK[begin : begin + SOUP_ROWS] for begin in range(0, len(own_BK), SOUP_ROWS)]
+        return np.concatenate([np.broadcast_to(each.mean(0), each.shape) for each in fours])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,9 +137,6 @@ class Mixture:
     def flops_per_projection(self, shape: ModelConfig) -> int:
         return 0
 
-    def rows_per_draw(self, micro_batch_rows: int) -> int:
-        return 1
-
     def histogram(self, rows_per_cell: np.ndarray) -> np.ndarray:
         """Share of each expert, float64[experts], in rows counted by cell."""
         return _histogram(rows_per_cell, experts=self.experts, cells=self.cells)
@@ -152,13 +150,6 @@ FAMILIES: dict[str, type[Decoder] | type[Recurrent] | type[Projected] | type[Sou
     "soup": Soup,
     "mixture": Mixture,
 }
-
-
-def rows_per_draw(kind: str, micro_batch_rows: int) -> int:
-    """How many consecutive samples of a family come from one cell."""
-    if kind == "projected":
-        return micro_batch_rows
-    return max(1, micro_batch_rows // SOUP_DRAWS) if kind == "soup" else 1
 
 
 def _histogram(rows_per_cell: np.ndarray, *, experts: int, cells: int) -> np.ndarray:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from catalog.errors import TamisError, UsageError
 from catalog.pack import Packs
-from training.batches import Batch, Batches
+from training.batches import Batch, Batches, check_cut
 from training.blocks import is_sharded, prepare, whole
 from training.checkpoint import Checkpoint, Saver, latest
 from training.config import TrainConfig
@@ -103,6 +103,7 @@ def train(
     """
     if judge and is_sharded(config, context):
         raise UsageError("a model that is judged while it trains must be whole on rank 0: sharding must be replicated")
+    check_cut(config, family=model.config.family.kind, world_size=context.world_size)
     if context.device.type == "cpu":
         keep_freed_memory()
     steps, tokens_per_step = config.steps(packs.format.context), config.batch_rows * packs.format.context

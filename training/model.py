@@ -43,13 +43,14 @@ class Layout:
 class Pass:
     """What one forward pass gives to every block: computed once, in the dtype of its matrix products.
 
-    `starts_BT1` is True where a segment begins; `shares_K` the histogram over experts, empty without experts.
+    `starts_BT1` is True where a segment begins; `shares_GK` what experts are summed by, in rows for each row or one row
+    for all of them, and empty without experts.
     """
 
     rotation: Rotation
     bias: Tensor | None
     starts_BT1: Tensor
-    shares_K: Tensor
+    shares_GK: Tensor
     dtype: torch.dtype
 
 
@@ -189,14 +190,14 @@ class Llama(nn.Module):
         """Normal weights: deviation 0.02 for embeddings, 1/sqrt(fan-in) for matrices, those that write to the
         residual stream divided by sqrt(2 layers). At width 128, 0.02 everywhere cost 0.4 nats after 400k tokens.
 
-        muP's output multiplier lies in the last norm, so the exported model is a plain one. Banks are drawn so that
-        their sum has a plain matrix' variance. Drawn on the CPU from `seed`: the same on every device.
+        muP's output multiplier lies in the last norm, so the exported model is a plain one. The banks of a matrix are
+        equal, so that every expert begins as the decoder of that seed. Drawn on the CPU: the same on every device.
         """
         generator = torch.Generator().manual_seed(seed)
         residual = 1 / math.sqrt(2 * self.config.num_layers)
-        sums = {name: module for name, module in self.named_modules() if isinstance(module, ProjectedMLP)}
-        for module in sums.values():
-            module.set_mixing()
+        for module in self.modules():
+            if isinstance(module, ProjectedMLP):
+                module.set_mixing()
         for name, parameter in self.named_parameters():
             if name.endswith(("experts", "mixing")):
                 continue
@@ -208,24 +209,23 @@ class Llama(nn.Module):
             )
             if name.endswith(("o_proj.weight", "down_proj.weight", "down_banks")):
                 deviation *= residual
-            if name.endswith("_banks"):
-                deviation *= sums[name.rpartition(".")[0]].bank_scale
-            parameter.copy_(torch.empty(parameter.shape).normal_(0.0, deviation, generator=generator))
+            shape = parameter.shape[1:] if name.endswith("_banks") else parameter.shape
+            parameter.copy_(torch.empty(shape).normal_(0.0, deviation, generator=generator).expand_as(parameter))
         self.model.norm.weight.mul_(self.config.width_scale)
 
     def hidden(self, tokens_BT: Tensor, where: Layout, dtype: torch.dtype) -> Tensor:
         """The final normalised hidden states, [B, T, D] in `dtype`."""
         family = self.config.family
-        histogram = family.histogram(np.bincount(where.cells_B)) if isinstance(family, Projected) else np.zeros(0)
-        return self.hidden_under(histogram, tokens_BT, where, dtype)
+        histograms_GK = family.histograms(where.cells_B) if isinstance(family, Projected) else np.zeros((1, 0))
+        return self.hidden_under(histograms_GK, tokens_BT, where, dtype)
 
-    def hidden_under(self, histogram: np.ndarray, tokens_BT: Tensor, where: Layout, dtype: torch.dtype) -> Tensor:
-        """`hidden` under a histogram over experts, float[experts]; empty for a family without."""
+    def hidden_under(self, histograms_GK: np.ndarray, tokens_BT: Tensor, where: Layout, dtype: torch.dtype) -> Tensor:
+        """`hidden` under histograms over experts, float[1 or B, experts]: one for all rows, or each row's own."""
         given = Pass(
             rotation=(self.cosines[where.positions_BT].to(dtype), self.sines[where.positions_BT].to(dtype)),
             bias=_bias(where, tokens_BT, dtype),
             starts_BT1=(where.positions_BT == 0)[..., None],
-            shares_K=self.shares(histogram),
+            shares_GK=self.shares(histograms_GK),
             dtype=dtype,
         )
         x_BTD = self.model.embed_tokens(tokens_BT)
@@ -233,11 +233,11 @@ class Llama(nn.Module):
             x_BTD = block(x_BTD, given)
         return self.model.norm(x_BTD, dtype)
 
-    def shares(self, histogram: np.ndarray) -> Tensor:
-        """The histogram in the space of the projection, fp32[m]: shares of experts times their embeddings."""
-        if not len(histogram):
+    def shares(self, histograms_GK: np.ndarray) -> Tensor:
+        """Histograms in the space of the projection, fp32[G, m]: shares of experts times their embeddings."""
+        if not histograms_GK.size:
             return torch.empty(0)
-        return torch.from_numpy(histogram).to(self.model.experts) @ self.model.experts
+        return torch.from_numpy(histograms_GK).to(self.model.experts) @ self.model.experts
 
     def forward(
         self,

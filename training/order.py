@@ -6,9 +6,6 @@ free, its number among the draws of that cell. After *any* n samples a cell with
 or take less than 2: each level rounds by at most 1/2 and hands its parent's error on times p, and in a Huffman tree the
 weight halves at least every second level (1/2 * (1 + 1 + 1/2 + 1/2 + ...) = 2).
 
-Draws of several rows. Families with experts want a whole micro-batch from one cell: with `rows_per_draw` n, draw d
-gives samples n d .. n d + n - 1, still a function of g alone, and counts are exact in units of n.
-
 Rows. Draw k of a cell is row perm(k mod rows) of epoch k div rows, where perm is a Feistel network keyed by
 (seed, cell, epoch) that walks its cycle back into range (Black and Rogaway 2002): no row repeats inside an epoch.
 
@@ -58,9 +55,9 @@ class Change:
 class Order:
     """The endless weighted stream over the rows of cells.
 
-    `rows_per_cell` int[C]; `weights` float[C], any positive scale; None means in proportion to rows. `rows_per_draw`
-    consecutive samples come from one cell. `changes` are later stages, ascending. Raises ValueError that names the cell
-    when weight is wanted from a cell without rows, and the change that does not begin after the one before.
+    `rows_per_cell` int[C]; `weights` float[C], any positive scale; None means in proportion to rows. `changes`
+    are later stages, ascending. Raises ValueError that names the cell when weight is wanted from a cell without rows,
+    and the change that does not begin after the one before.
     """
 
     def __init__(
@@ -69,13 +66,11 @@ class Order:
         weights: Sequence[float] | None,
         *,
         seed: int,
-        rows_per_draw: int = 1,
         changes: Sequence[Change] = (),
     ):
         self.rows_per_cell = np.asarray(rows_per_cell, np.int64)
         self.weights = _normalised(self.rows_per_cell, weights)
         self.seed = seed
-        self.rows_per_draw = rows_per_draw
         self._begins, self._trees = [0], [_Tree(self.weights)]
         self._begun = [np.zeros(len(self.rows_per_cell), np.int64)]
         for change in changes:
@@ -102,22 +97,19 @@ class Order:
     def _within_stage(self, begin: int, end: int) -> Samples:
         stage = bisect_right(self._begins, begin) - 1
         numbers = np.arange(begin - self._begins[stage], end - self._begins[stage], dtype=np.uint64)
-        number, place = np.divmod(numbers, np.uint64(self.rows_per_draw))
-        cells, draws = self._trees[stage].descend(number)
-        count = (draws * np.uint64(self.rows_per_draw) + place).astype(np.int64) + self._begun[stage][cells]
+        cells, draws = self._trees[stage].descend(numbers)
+        count = draws.astype(np.int64) + self._begun[stage][cells]
         size = self.rows_per_cell[cells]
         epochs, places = np.divmod(count, size)
         return Samples(cells=cells, epochs=epochs, rows=_permute(places, size, _key(self.seed, cells, epochs)))
 
     def _append(self, change: Change) -> None:
         length = change.begin - self._begins[-1]
-        if length <= 0 or length % self.rows_per_draw:
+        if length <= 0:
             raise ValueError(
-                f"the mixture of sample {self._begins[-1]} can't change at sample {change.begin}: expected a later "
-                f"one, a multiple of {self.rows_per_draw} after it"
+                f"the mixture of sample {self._begins[-1]} can't change at sample {change.begin}: expected a later one"
             )
-        counts = self._trees[-1].counts(length // self.rows_per_draw) * self.rows_per_draw
-        self._begun.append(self._begun[-1] + counts)
+        self._begun.append(self._begun[-1] + self._trees[-1].counts(length))
         self._begins.append(change.begin)
         self._trees.append(_Tree(_normalised(self.rows_per_cell, change.weights)))
 

@@ -27,6 +27,8 @@ from training.blocks import gathered
 from training.checkpoint import drop_untagged, latest, remove_leftovers, write_file
 from training.config import ModelConfig, TrainConfig
 from training.context import LocalContext, RunContext, resolved
+from training.expert import grown
+from training.family import Projected
 from training.folder import read_network, write_model
 from training.loop import LoopResult
 from training.loop import train as run_loop
@@ -69,15 +71,15 @@ def pretrain(
 ) -> TrainResult:
     """Train a model on packs, cells weighted by `weights` (None: in proportion to their rows), later by `changes`.
 
-    `start` is a folder with the weights to begin from, of the same shape; None draws them from the seed.
+    `start` is a folder with the weights to begin from, of the same shape or of the decoder that every expert is to
+    begin as; None draws them from the seed.
 
     Raises UsageError when the packs do not fit the model, a weighted cell has no rows, or `run_dir` holds a run with
     other settings; Diverged when the loss is no longer a number.
     """
     reader = Packs(packs)
     check_fit(reader, model)
-    rows_per_draw = model.family.rows_per_draw(train.micro_batch_rows)
-    order = ordered(reader, weights, train=train, changes=changes, rows_per_draw=rows_per_draw)
+    order = ordered(reader, weights, train=train, changes=changes)
     identity = {
         "kind": "pretrain",
         "packs": [[path.name, path.stat().st_size] for path in reader.paths],
@@ -115,6 +117,8 @@ def begun(model: ModelConfig, start: Path | None, *, seed: int) -> Llama:
         network.initialise(seed)
         return network
     network = read_network(start, device=torch.device("cpu"))
+    if isinstance(model.family, Projected) and network.config == model.plain:
+        return grown(network, model)
     if network.config != model:
         raise UsageError(f"the model to start from has the shape {network.config}, expected was {model}")
     return network
@@ -136,12 +140,11 @@ def ordered(
     *,
     train: TrainConfig,
     changes: Sequence[MixtureChange] = (),
-    rows_per_draw: int = 1,
 ) -> Order:
     """The order of the packs' rows; a weight or a change that can't be honoured is a UsageError."""
     later = [Change(begin=change.step * train.batch_rows, weights=change.weights) for change in changes]
     try:
-        return Order(packs.rows_per_cell, weights, seed=train.seed, rows_per_draw=rows_per_draw, changes=later)
+        return Order(packs.rows_per_cell, weights, seed=train.seed, changes=later)
     except ValueError as error:
         raise UsageError(str(error)) from error
 

@@ -3,11 +3,13 @@
     W(p)[a, b] = sum_r c[r] T[r, a, b]     with     c = (p E) M
 
 p is a histogram over experts (one expert is a histogram of one), E [experts, m] is shared by all blocks, M [m, banks]
-is one per matrix, T holds almost all parameters (2402.01093 section 3.2, 2502.01804). We take m = experts. A sum costs
-one pass over the banks a micro-batch, and its gradient another; the micro-batch itself then runs as a plain block.
+is one per matrix, T holds almost all parameters (2402.01093 section 3.2, 2502.01804). We take m = experts. Every row of
+a micro-batch has its own p and so its own matrices: a step reads as many cells as it has rows, which a step of few
+cells, each with a micro-batch, pays for in loss (docs/decisions.md). A row's sum costs as much as `banks` tokens.
 
-At the beginning E = I and M = 1/banks plus a small identity, so that experts are alike and not equal; T is drawn so
-that a sum has the variance of a plain matrix.
+At the beginning E = I, the banks of a matrix are equal and every expert's coefficients sum to 1, so each expert is the
+plain decoder of that seed, and banks part as their experts' gradients do: with banks drawn apart an expert had to
+unlearn the noise of its own (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from training.family import Projected
     from training.model import Pass
 
-_IDENTITY = 0.1
+_OWN = 0.1  # of an expert's coefficients lie on one bank at the beginning, the rest evenly on all
 
 
 def weight_of(linear: nn.Module) -> Tensor:
@@ -52,38 +54,22 @@ class ProjectedMLP(nn.Module):
         self.up_banks = nn.Parameter(torch.empty(family.banks, inner, width))
         self.down_banks = nn.Parameter(torch.empty(family.banks, width, inner))
 
-    @property
-    def bank_scale(self) -> float:
-        """By what a bank's deviation must exceed a plain matrix' for a sum to have the latter."""
-        return float(1 / self.mixing[0, 0].norm())
-
     def set_mixing(self) -> None:
-        """The same for the three matrices; bank r is a little more of expert r's, r + banks', and so on."""
+        """The same for the three matrices; bank r is more of expert r's, r + banks', and so on."""
         experts, banks = self.mixing.shape[1:]
-        identity = torch.eye(banks).repeat(-(-experts // banks), 1)[:experts]
-        self.mixing.copy_((1 / banks + _IDENTITY * identity).expand_as(self.mixing))
+        own = torch.eye(banks).repeat(-(-experts // banks), 1)[:experts]
+        self.mixing.copy_(((1 - _OWN) / banks + _OWN * own).expand_as(self.mixing))
 
-    def matrices(self, shares_K: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gate, up and down under the shares, each fp32 [out, in]."""
+    def matrices(self, shares_GK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gate, up and down under each row of shares, each fp32 [G, out, in]."""
         all_banks = (self.gate_banks, self.up_banks, self.down_banks)
-        gate, up, down = (_Sum.apply(shares_K @ self.mixing[i], banks) for i, banks in enumerate(all_banks))
+        gate, up, down = (
+            (shares_GK @ self.mixing[i] @ banks.flatten(1)).unflatten(-1, banks.shape[1:])
+            for i, banks in enumerate(all_banks)
+        )
         return gate, up, down
 
     def forward(self, x_BTD: Tensor, given: Pass) -> Tensor:
-        gate, up, down = self.matrices(given.shares_K)
-        return gated(x_BTD, torch.cat([gate, up]), down)
-
-
-class _Sum(torch.autograd.Function):
-    """sum_r c[r] T[r]; its backward is one product and one outer product, without a copy of the banks."""
-
-    @staticmethod
-    def forward(ctx: Any, coefficients_R: Tensor, banks_RAB: Tensor) -> Tensor:
-        ctx.save_for_backward(coefficients_R, banks_RAB)
-        return (coefficients_R @ banks_RAB.flatten(1)).view(banks_RAB.shape[1:])
-
-    @staticmethod
-    def backward(ctx: Any, grad_AB: Tensor) -> tuple[Tensor, Tensor]:
-        coefficients_R, banks_RAB = ctx.saved_tensors
-        flat = grad_AB.reshape(-1)
-        return banks_RAB.flatten(1) @ flat, (coefficients_R[:, None] * flat).view_as(banks_RAB)
+        gate, up, down = (each.to(x_BTD.dtype) for each in self.matrices(given.shares_GK))
+        hidden = swiglu(torch.matmul(x_BTD, torch.cat([gate, up], 1).mT))
+        return torch.matmul(hidden, down.mT)

@@ -47,7 +47,6 @@ class Routes:
     experts: int
     cells: int
     banks: int
-    micro_batch_rows: int
     lora_rank: int
 
     def all(self) -> tuple[Route, ...]:
@@ -70,8 +69,8 @@ class Routes:
         )
 
     def _pretraining(self, shape: ModelConfig) -> float:
-        micro_batches = self.tokens / (self.micro_batch_rows * shape.context)
-        return float(self.tokens) * shape.flops_per_token + micro_batches * shape.flops_per_projection
+        rows = self.tokens / shape.context
+        return float(self.tokens) * shape.flops_per_token + rows * shape.flops_per_projection
 
 
 def lora_parameters(shape: ModelConfig, rank: int) -> int:

@@ -38,13 +38,13 @@ class Pretrain:
 
     `params` counts what is served: one expert of a family that has several. Packs of a resampled snapshot are read by
     its mixture's weights, others in proportion to their rows. `experts` and `banks` are for the families that have
-    them; a mixture's experts get equal parts of the tokens. A model to start from brings its own shape. More than one
-    of `ranks` trains on Ray; `determinism` bitwise gives the same bytes on 1, 2, 4 or more of them. `device` cuda takes
-    a GPU for each rank.
+    them; a mixture's experts get equal parts of the tokens. A model to start from brings its own shape, and a decoder
+    becomes every expert of the family that is asked for (c-BTM, 2303.14177). More than one of `ranks` trains on Ray;
+    `determinism` bitwise gives the same bytes on 1, 2, 4 or more of them. `device` cuda takes a GPU for each rank.
     """
 
     verb: ClassVar[str] = "pretrain"
-    revision: ClassVar[int] = 3
+    revision: ClassVar[int] = 4
 
     tokens: int
     params: int = 1_000_000
@@ -83,7 +83,7 @@ class Pretrain:
             name=work.name,
             packs=paths,
             weights=cell_weights(work.store, packs, rows_per_cell),
-            model=_continued(start, packs) if start else self._shape(packs),
+            model=self._continued(start, packs) if start else self._fresh(packs),
             train=_settings(self),
             run_dir=run_folder(work),
             threads=self.threads,
@@ -94,14 +94,33 @@ class Pretrain:
             return one_per_expert(job, job.model, job.model.family, rows_per_cell)
         return one(job)
 
-    def _shape(self, packs: Snapshot) -> ModelConfig:
+    def _fresh(self, packs: Snapshot) -> ModelConfig:
+        shape = replace(fresh_shape(packs, self.params), qk_norm=self.qk_norm, mup_width=self.mup_width)
+        return self._in_family(shape, packs)
+
+    def _continued(self, start: Path, packs: Snapshot) -> ModelConfig:
+        """Of the model in `start`. Raises UsageError where its experts are not those of the packs' cells."""
+        shape, there = model_config(start), len(packs.contents.summary["rows_per_cell"])
+        kind = shape.family.kind
+        if kind == "mixture":
+            raise UsageError("a mixture can't be pretrained further: make its packs larger and train it anew")
+        if kind == "decoder" and self.family != "recurrent":
+            return self._in_family(shape, packs)
+        if self.family not in ("decoder", kind):
+            raise UsageError(f"family {self.family}: the model to start from is a {kind} model, which stays what it is")
+        cells = getattr(shape.family, "cells", there)
+        if cells != there:
+            raise UsageError(f"the model to start from has experts of {cells} cells, the packs have {there}")
+        return shape
+
+    def _in_family(self, shape: ModelConfig, packs: Snapshot) -> ModelConfig:
+        """The decoder's shape in the family that was asked for."""
         cells = len(packs.contents.summary["rows_per_cell"])
         settings = {"experts": self.experts, "banks": self.banks, "cells": cells}
         wanted = FAMILIES[self.family].__dataclass_fields__
-        shape = fresh_shape(packs, self.params)
         try:
             family = FAMILIES[self.family](**{name: value for name, value in settings.items() if name in wanted})
-            return replace(shape, family=family, qk_norm=self.qk_norm, mup_width=self.mup_width)
+            return replace(shape, family=family)
         except ValueError as error:
             raise UsageError(str(error)) from error
 
@@ -209,17 +228,6 @@ class Finetune:
         for start, histogram in zip(starts, chosen, strict=True):
             write_model(experts.plain(histogram), start, end_of_text=end_of_text(model_dir))
         return starts
-
-
-def _continued(start: Path, packs: Snapshot) -> ModelConfig:
-    """The shape of the model in `start`. Raises UsageError where its experts are not those of the packs' cells."""
-    shape, there = model_config(start), len(packs.contents.summary["rows_per_cell"])
-    if isinstance(shape.family, Mixture):
-        raise UsageError("a mixture can't be pretrained further: make its packs larger and train it anew")
-    cells = getattr(shape.family, "cells", there)
-    if cells != there:
-        raise UsageError(f"the model to start from has experts of {cells} cells, the packs have {there}")
-    return shape
 
 
 def fresh_shape(packs: Snapshot, params: int) -> ModelConfig:

@@ -63,8 +63,7 @@ class PretrainJob:
 
     def order(self, packs: Packs) -> Order:
         """Which rows of the packs come when."""
-        rows_per_draw = self.model.family.rows_per_draw(self.train.micro_batch_rows)
-        return ordered(packs, self.weights, train=self.train, rows_per_draw=rows_per_draw)
+        return ordered(packs, self.weights, train=self.train)
 
     def run(self, context: RunContext, on_progress: OnProgress = silent) -> TrainResult:
         return pretrain(

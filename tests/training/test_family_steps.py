@@ -176,6 +176,26 @@ def test_a_model_is_continued_and_a_pretrained_folder_is_too(catalog, plain, tmp
         do(catalog, WarmStart(path=str(tmp_path / "nowhere")), packs, into="nowhere")
 
 
+@pytest.mark.parametrize("family", ["projected", "mixture"])
+def test_a_decoder_becomes_every_expert_of_a_family_and_learns_on(catalog, plain, experts, family):
+    packs, target = catalog.snapshot("generic-packs"), catalog.snapshot("target-packs")
+    settings = {**SMALL, "family": family, "experts": experts, "banks": 2}
+    begun = do(catalog, Pretrain(**{**settings, "learning_rate": 1e-9}), packs, plain, into=f"begun-{family}")
+    expert = do(catalog, Project(), begun, target, into=f"expert-{family}")
+    before, after = weights_of(catalog, plain), weights_of(catalog, expert)
+    assert all((before[name] - after[name]).abs().max() < 1e-6 for name in before)
+    learned = do(catalog, Pretrain(**settings), packs, plain, into=f"learned-{family}")
+    assert learned.contents.summary["family"] == family
+    assert learned.contents.summary["loss"] < plain.contents.summary["loss"]
+
+
+def test_a_model_of_another_family_stays_what_it_is(catalog, projected, plain):
+    packs = catalog.snapshot("generic-packs")
+    for family, model, kind in (("soup", projected, "projected"), ("recurrent", plain, "decoder")):
+        with pytest.raises(UsageError, match=f"family {family}: the model to start from is a {kind} model"):
+            do(catalog, Pretrain(**SMALL, family=family), packs, model, into="x")
+
+
 def test_a_teacher_and_its_stored_lessons_teach(catalog, plain):
     packs, validation = catalog.snapshot("target-packs"), catalog.snapshot("validation")
     lessons = do(catalog, Teach(top=8), packs, plain, into="lessons")
@@ -233,6 +253,6 @@ def test_settings_that_do_not_fit_are_refused_by_name(catalog):
     with pytest.raises(UsageError, match=r"99 experts for \d cells"):
         do(catalog, Pretrain(**SMALL, family="mixture", experts=99), packs, into="x")
     with pytest.raises(UsageError, match="micro-batches stay whole here"):
-        do(catalog, Pretrain(**{**SMALL, "batch_rows": 5}, family="projected", experts=2), packs, into="x")
+        do(catalog, Pretrain(**{**SMALL, "batch_rows": 5}, family="soup", experts=2), packs, into="x")
     with pytest.raises(UsageError, match="expected label_share 1"):
         Finetune(tokens=1, lora_rank=4, label_share=0.5)

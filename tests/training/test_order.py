@@ -94,19 +94,6 @@ def test_a_million_samples_over_a_thousand_cells_take_less_than_three_seconds_of
 
 
 @settings(max_examples=40, deadline=None)
-@given(cells=weighted_cells, size=st.integers(1, 6), begin=st.integers(0, 300))
-def test_a_draw_of_several_rows_stays_in_one_cell_and_cells_keep_their_share_of_draws(cells, size, begin):
-    rows, weights = zip(*cells, strict=True)
-    order = Order(rows, weights, seed=3, rows_per_draw=size)
-    drawn = order.samples(0, 600 * size)
-    blocks = drawn.cells.reshape(600, size)
-    assert (blocks == blocks[:, :1]).all()
-    counts = (blocks[:, :1] == np.arange(len(rows))).cumsum(0)
-    assert np.abs(counts - np.arange(1, 601)[:, None] * order.weights).max() < 2
-    np.testing.assert_array_equal(order.samples(begin, 600 * size).rows, drawn.rows[begin:])
-
-
-@settings(max_examples=40, deadline=None)
 @given(cells=weighted_cells, cuts=st.lists(st.integers(1, 400), max_size=3, unique=True), seed=st.integers(0, 99))
 def test_across_changes_of_the_mixture_no_row_repeats_inside_an_epoch_of_its_cell(cells, cuts, seed):
     rows, weights = zip(*cells, strict=True)
@@ -131,5 +118,3 @@ def test_a_change_that_does_not_come_later_is_refused():
     change = Change(begin=8, weights=(0.5, 0.5))
     with pytest.raises(ValueError, match="mixture of sample 8 can't change at sample 8"):
         Order([3, 4], None, seed=0, changes=[change, change])
-    with pytest.raises(ValueError, match="a multiple of 3 after it"):
-        Order([3, 4], None, seed=0, rows_per_draw=3, changes=[change])

@@ -135,7 +135,7 @@ def test_ranks_share_a_batch_without_cutting_micro_batches_that_stay_whole():
 def test_what_would_not_be_bitwise_is_refused(rows, ranks, message):
     config = TrainConfig(tokens=1, batch_rows=rows, micro_batch_rows=4, determinism="bitwise")
     with pytest.raises(UsageError, match=message):
-        check_cut(config, rows_per_draw=1, world_size=ranks)
+        check_cut(config, family="decoder", world_size=ranks)
 
 
 def test_every_checkpoint_names_its_parameters_by_the_same_hash_on_any_number_of_ranks(tmp_path, pack, shape, eight):
@@ -187,7 +187,9 @@ def launch(folder, given, *, world_size):
 def test_two_sharded_processes_train_as_one_and_their_checkpoint_goes_on_with_one(
     tmp_path, pack, shape, settings, local
 ):
-    train = dataclasses.replace(settings, sharding="sharded", optimizer="adamw", keep_every=6, trackers=())
+    train = dataclasses.replace(
+        settings, micro_batch_rows=4, sharding="sharded", optimizer="adamw", keep_every=6, trackers=()
+    )
     one = pretrain([pack], weights=None, model=shape, train=train, run_dir=tmp_path / "one", context=local)
     given = {
         "pack": str(pack),

@@ -10,7 +10,7 @@ from training.model import Llama
 from training.routes import Route, Routes, lora_parameters
 
 SMALL, LARGE = (sized(size, vocab_size=512, context=64) for size in (200_000, 1_200_000))
-SETTINGS = {"tokens": 64_000, "tuning_tokens": 16_000, "experts": 32, "cells": 8, "banks": 4, "micro_batch_rows": 8}
+SETTINGS = {"tokens": 64_000, "tuning_tokens": 16_000, "experts": 32, "cells": 8, "banks": 4}
 ROUTES = {
     route.name: route
     for route in Routes(small=SMALL, large=LARGE, lora_rank=64, **SETTINGS).all()  # type: ignore[arg-type]
@@ -27,8 +27,8 @@ def test_pretraining_is_paid_once_or_by_each_task_and_tuning_by_each() -> None:
 
 def test_families_with_experts_cost_what_they_count() -> None:
     projected, mixture = Projected(experts=8, banks=4, cells=8), Mixture(experts=8, cells=8)
-    batches = 64_000 / (8 * 64)
-    wanted = 64_000 * projected.flops_per_token(SMALL) + batches * projected.flops_per_projection(SMALL)
+    rows = 64_000 / 64
+    wanted = 64_000 * projected.flops_per_token(SMALL) + rows * projected.flops_per_projection(SMALL)
     assert ROUTES["slm-pn"].generic == wanted > ROUTES["slm"].generic
     assert ROUTES["slm-mix"].generic == 64_000 * mixture.flops_per_token(SMALL)
     assert {ROUTES[name].served for name in ("slm", "slm-is", "slm-pn", "slm-mix", "slm-d")} == {SMALL.num_parameters}
