@@ -45,6 +45,7 @@ SELECTORS: dict[str, Callable[[int], Step]] = {
     "ours": lambda tokens: Weigh(tokens=tokens),
     **{f"plain-{k}": lambda tokens, k=k: Weigh(tokens=tokens, cells=k, **PAPER) for k in (16, 64, 256, 1024)},
     "stacked": lambda tokens: WeighStacked(tokens=tokens),
+    "stacked-recurrent": lambda tokens: WeighStacked(tokens=tokens),
     "combined": lambda tokens: Combine(tokens=tokens),
     **{
         f"stacked-epochs-{n}": lambda tokens, n=n: WeighStacked(tokens=tokens, max_epochs=float(n))
@@ -63,8 +64,10 @@ SELECTORS: dict[str, Callable[[int], Step]] = {
     "ours-cold": lambda tokens: Weigh(tokens=tokens, temperature=1.4),
     "ours-warm": lambda tokens: Weigh(tokens=tokens, temperature=0.7),
 }
+RECURRENT = ("stacked-recurrent",)  # selectors whose stream a recurrent model reads
 SHARED = {  # made once for a pool
     "slm": Pretrain(tokens=1),
+    "recurrent": Pretrain(tokens=1, family="recurrent"),
     "large": Pretrain(tokens=1),
     "pn": Pretrain(tokens=1, family="projected", experts=EXPERTS, banks=BANKS),
     "soup": Pretrain(tokens=1, family="soup", experts=EXPERTS, banks=BANKS),
@@ -137,7 +140,8 @@ class Table:
         if row.method == "nopt":
             return None
         if row.method in SELECTORS:
-            step = self._in_batches(Pretrain(tokens=1, params=self.params, seed=row.seed))
+            family = "recurrent" if row.method in RECURRENT else "decoder"
+            step = self._in_batches(Pretrain(tokens=1, params=self.params, family=family, seed=row.seed))
             return self.bench.do(step, self.drawn(row), into=f"{row.name}-served")
         kind = TUNED_OTHERWISE.get(row.method, row.method)
         whole = self._shared(kind, POOL_OF[row.target], row.seed)
@@ -217,7 +221,7 @@ class Table:
 def rows(targets: tuple[str, ...], *, seeds: int) -> list[Row]:
     """All rows, those first that say most: the smallest size, one seed, the contest; then what explains it."""
     contest = ("slm", "stacked", "ced", "ours", "plain-64", "dsir", "plain-256", "classifier", "nopt")
-    families = ("pn", "mix", "mix-grown", "pn-grown", "large", "large-lora", "distilled", "soup")
+    families = ("recurrent", "pn", "mix", "mix-grown", "pn-grown", "large", "large-lora", "distilled", "soup")
     ablations = [name for name in SELECTORS if name not in contest]
     out = [Row(method=method, target=target) for method in contest for target in targets]
     out += [Row(method=method, target=target) for method in families for target in targets]
