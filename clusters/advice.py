@@ -24,11 +24,11 @@ TOKENS_PER_PARAMETER = 50
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What may be spent: the largest model that may be served, tasks, and FLOPs of training for all of them."""
+    """What may be spent: the largest model that may be served, tasks, and seconds of training for all of them."""
 
     max_params: int
     tasks: int
-    flops: float
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ def recommend(routes: Mapping[str, Route], evidence: Evidence, budget: Budget) -
     """The route to take."""
 
     def fits(name: str) -> bool:
-        return routes[name].total(budget.tasks) <= budget.flops
+        return routes[name].seconds.total(budget.tasks) <= budget.seconds
 
     tasks = f"{budget.tasks} task{'s' * (budget.tasks > 1)}"
     large = routes["llm-lora"].served
@@ -100,16 +100,19 @@ def recommend(routes: Mapping[str, Route], evidence: Evidence, budget: Budget) -
         reason = f"{large:,} parameters may be served, and one large model tuned for {tasks} fits the budget"
         return Advice(route="llm-lora", reason=f"{reason}: of 2402.01093 only slm-is beat it, on the smallest target")
     if not fits("slm"):
-        share = routes["slm"].total(budget.tasks) / budget.flops
+        share = routes["slm"].seconds.total(budget.tasks) / budget.seconds
         reason = f"no route fits the budget: this, the cheapest, costs {share:.2g} times as much; plan less --tokens"
         return Advice(route="slm", reason=reason)
     gain = f"resampling gains {interval(evidence.after)} bits/byte after fine-tuning"
     if evidence.after.is_positive and fits("slm-is"):
         reason = f"{gain}, and a pretraining run for each of {tasks} fits the budget"
-        share = routes["slm-is"].total(budget.tasks) / routes["slm"].total(budget.tasks)
+        share = routes["slm-is"].seconds.total(budget.tasks) / routes["slm"].seconds.total(budget.tasks)
         return Advice(route="slm-is", reason=reason + f", at {share:.1f} times the cost of a shared one" * (share > 1))
     if not evidence.after.is_positive:
-        return _unsure(evidence, for_nothing=routes["slm-is"].total(budget.tasks) <= routes["slm"].total(budget.tasks))
+        return _unsure(
+            evidence,
+            for_nothing=routes["slm-is"].seconds.total(budget.tasks) <= routes["slm"].seconds.total(budget.tasks),
+        )
     return _shared(routes, evidence, fits_pn=fits("slm-pn"), lead=_dear(routes, budget, gain))
 
 
@@ -123,7 +126,7 @@ def _unsure(evidence: Evidence, *, for_nothing: bool) -> Advice:
 
 
 def _dear(routes: Mapping[str, Route], budget: Budget, gain: str) -> str:
-    share = routes["slm-is"].total(budget.tasks) / budget.flops
+    share = routes["slm-is"].seconds.total(budget.tasks) / budget.seconds
     return f"{gain}, but a pretraining run for each of {budget.tasks} tasks costs {share:.2g} times the budget"
 
 

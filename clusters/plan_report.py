@@ -19,11 +19,11 @@ from clusters.advice import Advice, Budget, Evidence, recommend, without_gain
 from clusters.recipes import Stated, make_step
 from clusters.specialize import MOST_EXPERTS, tuning_tokens
 from dataops.kernels.histogram import effective_cells
-from training.config import TrainConfig, fitting, sized
+from training.config import ModelConfig, TrainConfig, fitting, sized
 from training.forecast import Prediction
 from training.inputs import pack_paths
-from training.routes import Route, Routes
-from training.speed import Speed, measure
+from training.routes import Rates, Route, Routes
+from training.speed import Speed, is_quick, measure
 from training.steps import Pretrain
 
 PAPERS = 6  # times the parameters: the larger model of the method's paper
@@ -80,7 +80,7 @@ class Report:
     before: Prediction
     after: Prediction
     routes: tuple[Route, ...]
-    speed: Speed
+    speeds: Mapping[str, Speed]
     preparing_seconds: float
     advice: Advice
     refused: str
@@ -100,11 +100,12 @@ def report_of(
     assert isinstance(settings, Pretrain)
     packs, forecast = made["generic-packs"], made["forecast"]
     stages = {name: Prediction(**forecast.contents.summary[name]) for name in ("before", "after")}
-    routes = routes_of(packs, settings, max_params=max_params)
-    speed = _speed(catalog, packs, settings)
+    possible = routes_of(packs, settings, max_params=max_params)
+    speeds = _speeds(catalog, packs, possible, settings)
+    routes = possible.all(Rates(**{name: speed.flops_per_second for name, speed in speeds.items()}))
     selection = selection_of(catalog, made)
-    flops = float("inf") if hours is None else hours * 3600 * speed.flops_per_second
-    budget = Budget(max_params=max_params or settings.params, tasks=tasks, flops=flops)
+    seconds = float("inf") if hours is None else hours * 3600
+    budget = Budget(max_params=max_params or settings.params, tasks=tasks, seconds=seconds)
     leaked, near = leaks_of(catalog.store, made["clean"])
     return Report(
         tokens=settings.tokens,
@@ -120,7 +121,7 @@ def report_of(
         pairs=tuple(read_table(catalog.store, forecast.artifact("forecasts")).to_pylist()),
         **stages,
         routes=routes,
-        speed=speed,
+        speeds=speeds,
         preparing_seconds=sum(catalog.runs[each.run].seconds for each in made.values()),
         advice=recommend(
             {route.name: route for route in routes}, _evidence(stages, selection, tokens=settings.tokens), budget
@@ -138,7 +139,7 @@ def _evidence(stages: Mapping[str, Prediction], selection: Selection, *, tokens:
     )
 
 
-def routes_of(packs: Snapshot, planned: Pretrain, *, max_params: int | None) -> tuple[Route, ...]:
+def routes_of(packs: Snapshot, planned: Pretrain, *, max_params: int | None) -> Routes:
     """The routes to a model of the planned size on packs like these; `planned` is the step of the planned run.
 
     The larger model is as large as may be served, or, where that is not larger, as large as the paper's.
@@ -157,7 +158,7 @@ def routes_of(packs: Snapshot, planned: Pretrain, *, max_params: int | None) -> 
         cells=len(packs.contents.summary["rows_per_cell"]),
         banks=planned.banks,
         lora_rank=LORA_RANK,
-    ).all()
+    )
 
 
 def selection_of(catalog: Catalog, made: Mapping[str, Snapshot]) -> Selection:
@@ -191,15 +192,17 @@ def _shape(packs: Snapshot) -> dict[str, int]:
     return {name: int(packs.contents.summary[name]) for name in ("vocab_size", "context")}
 
 
-def _speed(catalog: Catalog, packs: Snapshot, planned: Pretrain) -> Speed:
-    """How fast this machine trains a model of the planned size on these packs."""
-    train = TrainConfig(
-        tokens=1,
-        batch_rows=planned.batch_rows,
-        optimizer=planned.optimizer,
-    )
-    model = sized(planned.params, **_shape(packs))
-    return measure(pack_paths(catalog.store, packs), model, train=train, threads=planned.threads, device=planned.device)
+def _speeds(catalog: Catalog, packs: Snapshot, routes: Routes, planned: Pretrain) -> dict[str, Speed]:
+    """How fast this machine trains the shapes of the routes; a larger model that takes long is taken to be as fast."""
+    train = TrainConfig(tokens=1, batch_rows=planned.batch_rows, optimizer=planned.optimizer)
+    paths = pack_paths(catalog.store, packs)
+
+    def speed(shape: ModelConfig) -> Speed:
+        return measure(paths, shape, train=train, threads=planned.threads, device=planned.device)
+
+    small = speed(routes.small)
+    large = speed(routes.large) if is_quick(routes.large, train) else small
+    return {"small": small, "projected": speed(routes.projected), "large": large}
 
 
 def _side(catalog: Catalog, tokenized: Snapshot) -> Side:

@@ -91,17 +91,18 @@ def _errors(title: str, found: Prediction) -> str:
 
 
 def _costs(report: Report) -> list[str]:
-    speed, parts = report.speed, ("shared", "each task", "all tasks")
+    parts = ("shared", "each task", "all tasks")
     lines = [f"  {'':<9} {'':>11}  {'FLOPs':<29}  time here"]
     lines += ["  " + " ".join([f"{'route':<9} {'parameters':>11}", *(f"{part:>9}" for part in (*parts, *parts))])]
     for route in report.routes:
-        flops = (route.generic, route.task, route.total(report.tasks))
-        cells = [*(f"{each:>9.1e}" for each in flops), *(f"{_time(speed.seconds(each)):>9}" for each in flops)]
+        flops, seconds = ((each.generic, each.task, each.total(report.tasks)) for each in (route.flops, route.seconds))
+        cells = [*(f"{each:>9.1e}" for each in flops), *(f"{_time(each):>9}" for each in seconds)]
         lines.append("  " + " ".join([f"{route.name:<9} {route.served:>11,}", *cells]))
-    where = "a GPU" if speed.device == "cuda" else f"{speed.threads} thread{'s' * (speed.threads > 1)}"
+    small = report.speeds["small"]
+    where = "a GPU" if small.device == "cuda" else f"{small.threads} thread{'s' * (small.threads > 1)}"
+    speeds = ", ".join(f"{name} {speed.flops_per_second / 1e9:,.0f}" for name, speed in report.speeds.items())
     lines += [
-        f"  time: one run at a time, {where}, this machine as busy as it is: "
-        f"{speed.flops_per_second / 1e9:,.0f} GFLOP/s, median of {speed.steps} steps",
+        f"  time: one run at a time, {where}, this machine as busy as it is; GFLOP/s, medians of a few steps: {speeds}",
         f"  curation, selection and proxies are done and took {duration(report.preparing_seconds)}",
     ]
     return lines

@@ -15,6 +15,7 @@ from training.context import LocalContext
 from training.pretrain import pretrain
 
 _FLOPS = 1.5e12  # about what the calibration may cost: seconds on one core
+_MOST_FLOPS = 6e12
 _FEWEST, _MOST = 4, 16  # steps; the first is left out, it also warms up
 
 
@@ -27,15 +28,21 @@ class Speed:
     threads: int
     device: Device = "cpu"
 
-    def seconds(self, flops: float) -> float:
-        """How long one run of so many FLOPs takes."""
-        return flops / self.flops_per_second
+
+def flops_of_step(shape: ModelConfig, train: TrainConfig) -> float:
+    """What an optimiser step of so many rows takes."""
+    return train.batch_rows * (float(shape.flops_per_token) * shape.context + shape.flops_per_projection)
+
+
+def is_quick(shape: ModelConfig, train: TrainConfig) -> bool:
+    """Whether `measure` takes about a minute of one core at most."""
+    return _FEWEST * flops_of_step(shape, train) <= _MOST_FLOPS
 
 
 def measure(packs: Sequence[Path], shape: ModelConfig, *, train: TrainConfig, threads: int, device: Device) -> Speed:
     """The speed of the loop of `train` on these packs, checkpoints and trackers left out."""
     tokens_per_step = train.batch_rows * shape.context
-    flops_per_step = float(shape.flops_per_token) * tokens_per_step
+    flops_per_step = flops_of_step(shape, train)
     steps = min(_MOST, max(_FEWEST, round(_FLOPS / flops_per_step)))
     settings = TrainConfig(
         tokens=steps * tokens_per_step,

@@ -6,14 +6,20 @@ import pytest
 
 from clusters.advice import Budget, Evidence, recommend, too_short, too_small, uncovered, without_gain
 from training.forecast import Prediction
-from training.routes import Route
+from training.routes import Cost, Route
+
+
+def route(name: str, *, served: int, generic: float, task: float) -> Route:
+    """A route whose FLOPs say nothing: the rule is about time."""
+    return Route(name=name, served=served, flops=Cost(generic=1.0, task=1.0), seconds=Cost(generic=generic, task=task))
+
 
 ROUTES = {
-    "slm": Route(name="slm", served=100, generic=100.0, task=10.0),
-    "slm-is": Route(name="slm-is", served=100, generic=0.0, task=110.0),
-    "slm-pn": Route(name="slm-pn", served=100, generic=160.0, task=10.0),
-    "slm-mix": Route(name="slm-mix", served=100, generic=100.0, task=10.0),
-    "llm-lora": Route(name="llm-lora", served=600, generic=600.0, task=40.0),
+    "slm": route("slm", served=100, generic=100.0, task=10.0),
+    "slm-is": route("slm-is", served=100, generic=0.0, task=110.0),
+    "slm-pn": route("slm-pn", served=100, generic=160.0, task=10.0),
+    "slm-mix": route("slm-mix", served=100, generic=100.0, task=10.0),
+    "llm-lora": route("llm-lora", served=600, generic=600.0, task=40.0),
 }
 
 
@@ -32,7 +38,7 @@ ENDLESS = float("inf")
 
 
 @pytest.mark.parametrize(
-    ("evidence", "max_params", "tasks", "flops", "route", "reason"),
+    ("evidence", "max_params", "tasks", "seconds", "route", "reason"),
     [
         (SURE, 600, 5, ENDLESS, "llm-lora", "600 parameters may be served"),
         (SURE, 600, 5, 700.0, "slm-is", "for each of 5 tasks fits the budget, at 3.7 times the cost of a shared one"),
@@ -51,16 +57,16 @@ ENDLESS = float("inf")
     ],
 )
 def test_the_route_follows_from_budgets_and_evidence(
-    evidence: Evidence, max_params: int, tasks: int, flops: float, route: str, reason: str
+    evidence: Evidence, max_params: int, tasks: int, seconds: float, route: str, reason: str
 ) -> None:
-    advice = recommend(ROUTES, evidence, Budget(max_params=max_params, tasks=tasks, flops=flops))
+    advice = recommend(ROUTES, evidence, Budget(max_params=max_params, tasks=tasks, seconds=seconds))
     assert advice.route == route
     assert reason in advice.reason
 
 
 def test_a_model_that_is_hardly_larger_is_no_other_route() -> None:
-    routes = {**ROUTES, "llm-lora": Route(name="llm-lora", served=101, generic=101.0, task=11.0)}
-    assert recommend(routes, SURE, Budget(max_params=101, tasks=1, flops=ENDLESS)).route == "slm-is"
+    routes = {**ROUTES, "llm-lora": route("llm-lora", served=101, generic=101.0, task=11.0)}
+    assert recommend(routes, SURE, Budget(max_params=101, tasks=1, seconds=ENDLESS)).route == "slm-is"
 
 
 def test_a_plan_is_refused_without_documents_coverage_room_or_gain() -> None:

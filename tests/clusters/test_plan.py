@@ -116,7 +116,11 @@ def test_the_report_counts_what_was_planted(planned: Planned) -> None:
     assert report.before.gain == pytest.approx(report.pairs[2]["gain"])
     assert [row["tokens"] for row in report.pairs] == [1024, 2048, 4000] * 2
     assert {route.name for route in report.routes} >= {"slm", "slm-is", "slm-pn", "slm-mix", "llm-lora", "slm-d"}
-    assert report.speed.flops_per_second > 0
+    assert {name for name, speed in report.speeds.items() if speed.flops_per_second > 0} == {
+        "small",
+        "projected",
+        "large",
+    }
 
 
 def test_leaks_are_counted_where_an_older_snapshot_took_the_same_decisions(planned: Planned) -> None:
@@ -139,7 +143,7 @@ def test_a_plan_is_printed_before_it_is_refused(
     planned: Planned, refused: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("clusters.plan_report.without_gain", lambda **_: refused)
-    monkeypatch.setattr("clusters.plan_report.measure", lambda *_, **__: planned.report.speed)
+    monkeypatch.setattr("clusters.plan_report._speeds", lambda *_, **__: planned.report.speeds)
     budget = {"max_params": None, "tasks": 3, "hours": None}
     where = {"store": str(planned.store), "executor": "local", "workers": 2}
     with pytest.raises(TamisError, match=refused) if refused else contextlib.nullcontext():
