@@ -26,7 +26,7 @@ from dataops.selectors import WeighClassifier, WeighCrossEntropy, WeighNgrams, W
 from training.compare import Evaluate
 from training.config import batch_rows_for, family_rows_for, rate_for
 from training.expert import Project
-from training.steps import Finetune, Pretrain
+from training.steps import FamilyName, Finetune, Pretrain
 
 REVISION = 1  # raised when rows of the same name are made in another way: batches, rates, epochs, settings of selectors
 STEP_TOKENS = 16 * CONTEXT  # of an optimiser step
@@ -46,6 +46,7 @@ SELECTORS: dict[str, Callable[[int], Step]] = {
     **{f"plain-{k}": lambda tokens, k=k: Weigh(tokens=tokens, cells=k, **PAPER) for k in (16, 64, 256, 1024)},
     "stacked": lambda tokens: WeighStacked(tokens=tokens),
     "stacked-recurrent": lambda tokens: WeighStacked(tokens=tokens),
+    "stacked-grown": lambda tokens: WeighStacked(tokens=tokens),
     "combined": lambda tokens: Combine(tokens=tokens),
     **{
         f"stacked-epochs-{n}": lambda tokens, n=n: WeighStacked(tokens=tokens, max_epochs=float(n))
@@ -75,7 +76,7 @@ SHARED = {  # made once for a pool
     "pn-grown": Pretrain(tokens=1, family="projected", experts=EXPERTS, banks=BANKS),
     "mix-grown": Pretrain(tokens=1, family="mixture", experts=MIXED),
 }
-GROWN = ("pn-grown", "mix-grown")  # from a plain model that read half of the tokens
+GROWN = ("pn-grown", "mix-grown", "stacked-grown")  # from a plain model that read half of the tokens
 PROJECTED = {
     "pn": "lowest-loss",
     "mix": "lowest-loss",
@@ -140,9 +141,12 @@ class Table:
         if row.method == "nopt":
             return None
         if row.method in SELECTORS:
-            family = "recurrent" if row.method in RECURRENT else "decoder"
-            step = self._in_batches(Pretrain(tokens=1, params=self.params, family=family, seed=row.seed))
-            return self.bench.do(step, self.drawn(row), into=f"{row.name}-served")
+            family: FamilyName = "recurrent" if row.method in RECURRENT else "decoder"
+            step = Pretrain(tokens=1, params=self.params, family=family, seed=row.seed)
+            if row.method in GROWN:
+                trunk, half, step = self._grown_from(POOL_OF[row.target], step)
+                return self.bench.do(step, half.drawn(row), trunk, into=f"{row.name}-served")
+            return self.bench.do(self._in_batches(step), self.drawn(row), into=f"{row.name}-served")
         kind = TUNED_OTHERWISE.get(row.method, row.method)
         whole = self._shared(kind, POOL_OF[row.target], row.seed)
         if kind not in PROJECTED:
@@ -155,11 +159,15 @@ class Table:
         packs, step = self.pools[pool].packs, replace(SHARED[kind], params=params, seed=seed)
         if kind not in GROWN:
             return self.bench.do(self._in_batches(step), packs, into=f"{pool}-{kind}-{seed}")
-        half = replace(self, tokens=self.tokens // 2)
-        plain = half._in_batches(replace(SHARED["slm"], params=params, seed=seed))
-        trunk = self.bench.do(plain, packs, into=f"{pool}-trunk-{seed}")
-        step = half._in_batches(replace(step, seed=seed + OTHER_ROWS))
+        trunk, _, step = self._grown_from(pool, step)
         return self.bench.do(step, packs, trunk, into=f"{pool}-{kind}-{seed}")
+
+    def _grown_from(self, pool: str, step: Pretrain) -> tuple[Snapshot, Table, Pretrain]:
+        """A plain model that read half of the tokens, the table of the other half, and the step that reads it."""
+        half = replace(self, tokens=self.tokens // 2)
+        plain = half._in_batches(replace(SHARED["slm"], params=step.params, seed=step.seed))
+        trunk = self.bench.do(plain, self.pools[pool].packs, into=f"{pool}-trunk-{step.seed}")
+        return trunk, half, half._in_batches(replace(step, seed=step.seed + OTHER_ROWS))
 
     def _in_batches(self, step: Pretrain) -> Pretrain:
         """On the tokens of a row, in the batches that `tamis specialize` takes for them."""
