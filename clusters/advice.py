@@ -7,7 +7,7 @@ pretraining run whose result adapts cheaply. What was measured on this pool and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from training.forecast import Prediction
@@ -18,7 +18,7 @@ MOST_OUTSIDE = 0.5  # share of target windows beyond the pool's 99th percentile;
 WIDE = 0.25  # of the pool's effective cells: experts did not beat the plain model on targets spread over 0.3 and 0.5
 LARGER = 2  # times the parameters of the small model: less is no other model
 # Of each expert. The paper's mixtures lost to the plain model at 22 and won at 90 (from its GPU hours); below 0.3, ours
-# and projected networks lose (docs/reproduction.md).
+# lose, and projected networks are no better than the plain model (docs/reproduction.md).
 TOKENS_PER_PARAMETER = 50
 
 
@@ -113,7 +113,8 @@ def recommend(routes: Mapping[str, Route], evidence: Evidence, budget: Budget) -
             evidence,
             for_nothing=routes["slm-is"].seconds.total(budget.tasks) <= routes["slm"].seconds.total(budget.tasks),
         )
-    return _shared(routes, evidence, fits_pn=fits("slm-pn"), lead=_dear(routes, budget, gain))
+    shared = [name for name in ("slm-pn", "slm-mix") if fits(name)]
+    return _shared(routes, evidence, fitting=shared, lead=_dear(routes, budget, gain))
 
 
 def _unsure(evidence: Evidence, *, for_nothing: bool) -> Advice:
@@ -130,7 +131,7 @@ def _dear(routes: Mapping[str, Route], budget: Budget, gain: str) -> str:
     return f"{gain}, but a pretraining run for each of {budget.tasks} tasks costs {share:.2g} times the budget"
 
 
-def _shared(routes: Mapping[str, Route], evidence: Evidence, *, fits_pn: bool, lead: str) -> Advice:
+def _shared(routes: Mapping[str, Route], evidence: Evidence, *, fitting: Sequence[str], lead: str) -> Advice:
     """Of the routes with one pretraining run for all tasks, which the budget has room for."""
     if evidence.spread > WIDE:
         reason = f"the target is spread over {evidence.spread:.0%} of the pool's effective cells, too wide for experts"
@@ -138,8 +139,10 @@ def _shared(routes: Mapping[str, Route], evidence: Evidence, *, fits_pn: bool, l
     if evidence.tokens_per_expert < TOKENS_PER_PARAMETER * routes["slm-mix"].served:
         reason = f"an expert would learn from {evidence.tokens_per_expert:,.0f} tokens, too few to beat the plain model"
         return Advice(route="slm", reason=f"{lead}, and {reason}")
-    if fits_pn:
+    if "slm-pn" in fitting:
         return Advice(route="slm-pn", reason=f"{lead}: one projected network serves all tasks, each takes an expert")
+    if not fitting:
+        return Advice(route="slm", reason=f"{lead}, and so do all families with experts")
     return Advice(route="slm-mix", reason=f"{lead}, as does a projected network; a mixture has tokens enough")
 
 

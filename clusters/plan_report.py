@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from clusters.advice import Advice, Budget, Evidence, recommend, without_gain
 from clusters.recipes import Stated, make_step
 from clusters.specialize import MOST_EXPERTS, tuning_tokens
 from dataops.kernels.histogram import effective_cells
-from training.config import ModelConfig, TrainConfig, fitting, sized
+from training.config import ModelConfig, TrainConfig, family_rows_for, fitting, sized
 from training.forecast import Prediction
 from training.inputs import pack_paths
 from training.routes import Rates, Route, Routes
@@ -102,7 +102,8 @@ def report_of(
     stages = {name: Prediction(**forecast.contents.summary[name]) for name in ("before", "after")}
     possible = routes_of(packs, settings, max_params=max_params)
     speeds = _speeds(catalog, packs, possible, settings)
-    routes = possible.all(Rates(**{name: speed.flops_per_second for name, speed in speeds.items()}))
+    rates = {field.name: speeds.get(field.name, speeds["small"]).flops_per_second for field in fields(Rates)}
+    routes = possible.all(Rates(**rates))
     selection = selection_of(catalog, made)
     seconds = float("inf") if hours is None else hours * 3600
     budget = Budget(max_params=max_params or settings.params, tasks=tasks, seconds=seconds)
@@ -193,16 +194,23 @@ def _shape(packs: Snapshot) -> dict[str, int]:
 
 
 def _speeds(catalog: Catalog, packs: Snapshot, routes: Routes, planned: Pretrain) -> dict[str, Speed]:
-    """How fast this machine trains the shapes of the routes; a larger model that takes long is taken to be as fast."""
-    train = TrainConfig(tokens=1, batch_rows=planned.batch_rows, optimizer=planned.optimizer)
+    """How fast this machine trains what the routes train, by the names of `Rates`; what takes long is left out."""
     paths = pack_paths(catalog.store, packs)
+    train = TrainConfig(tokens=1, batch_rows=planned.batch_rows, optimizer=planned.optimizer)
+    rows = family_rows_for(
+        planned.tokens, context=routes.small.context, family="mixture", experts=min(routes.experts, routes.cells)
+    )
 
-    def speed(shape: ModelConfig) -> Speed:
+    def speed(shape: ModelConfig, train: TrainConfig) -> Speed:
         return measure(paths, shape, train=train, threads=planned.threads, device=planned.device)
 
-    small = speed(routes.small)
-    large = speed(routes.large) if is_quick(routes.large, train) else small
-    return {"small": small, "projected": speed(routes.projected), "large": large}
+    small = speed(routes.small, train)
+    others = {
+        "mixture": (routes.small, replace(train, batch_rows=rows)),
+        "projected": (routes.projected, train),
+        "large": (routes.large, train),
+    }
+    return {"small": small} | {name: speed(*each) for name, each in others.items() if is_quick(*each, small)}
 
 
 def _side(catalog: Catalog, tokenized: Snapshot) -> Side:

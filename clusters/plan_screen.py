@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from catalog.catalog import Catalog
 from catalog.snapshot import Snapshot
 from clusters.console import duration
 from clusters.screens import AFTER, BEFORE, waterfall_table
+from training.routes import Rates
 
 if TYPE_CHECKING:
     from clusters.plan_report import Report, Selection, Side
@@ -101,8 +103,11 @@ def _costs(report: Report) -> list[str]:
     small = report.speeds["small"]
     where = "a GPU" if small.device == "cuda" else f"{small.threads} thread{'s' * (small.threads > 1)}"
     speeds = ", ".join(f"{name} {speed.flops_per_second / 1e9:,.0f}" for name, speed in report.speeds.items())
+    unknown = [field.name for field in fields(Rates) if field.name not in report.speeds]
+    taken = f"; {' and '.join(unknown)} taken to be as fast as small" if unknown else ""
     lines += [
-        f"  time: one run at a time, {where}, this machine as busy as it is; GFLOP/s, medians of a few steps: {speeds}",
+        f"  time: one run at a time, {where}, this machine as busy as it is",
+        f"  GFLOP/s, medians of a few steps: {speeds}{taken}",
         f"  curation, selection and proxies are done and took {duration(report.preparing_seconds)}",
     ]
     return lines

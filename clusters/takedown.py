@@ -234,12 +234,14 @@ def exposure_lines(exposures: Sequence[Exposure]) -> list[str]:
     if not exposures:
         return ["  no model's packs hold them"]
     return [
-        f"  {each.model:<22} "
-        + (
-            f"saw them in {each.samples:,} samples, first in sample {each.first:,}"
-            if each.samples
-            else "may have seen them, its training never came to them"
-        )
-        + f": {each.rows:,} rows of {each.packs}"
+        f"  {each.model:<22} {_sight(samples=each.samples, first=each.first)}: {each.rows:,} rows of {each.packs}"
         for each in exposures
     ]
+
+
+def _sight(*, samples: int, first: int) -> str:
+    if samples < 0:
+        return "may have seen them, an older version trained it and its order is not known"
+    if not samples:
+        return "may have seen them, its training never came to them"
+    return f"saw them in {samples:,} samples" + (f", first in sample {first:,}" if first >= 0 else "")

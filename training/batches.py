@@ -21,6 +21,7 @@ from catalog.errors import UsageError
 from catalog.pack import Packs
 from training.config import TrainConfig
 from training.context import RunContext
+from training.family import SOUP_ROWS
 from training.model import targets
 from training.order import Order
 
@@ -99,12 +100,17 @@ def micro_batches(first: int, last: int, size: int) -> Iterator[slice]:
 
 
 def check_cut(config: TrainConfig, *, family: str, world_size: int) -> None:
-    """Raise UsageError where ranks would cut a micro-batch that must stay whole."""
+    """Raise UsageError where ranks or micro-batches would cut what must stay whole."""
+    given = f"{config.batch_rows} rows a batch, {config.micro_batch_rows} a micro-batch and {world_size} ranks"
+    if family == "soup" and (config.batch_rows % (SOUP_ROWS * world_size) or config.micro_batch_rows % SOUP_ROWS):
+        raise UsageError(
+            f"{given}: every {SOUP_ROWS} rows of a soup share a histogram, so expected multiples of {SOUP_ROWS} rows "
+            "in a micro-batch and of each rank"
+        )
     is_sharded = config.sharding == "sharded" and world_size > 1  # ranks gather together once a micro-batch
-    if config.determinism != "bitwise" and family != "soup" and not is_sharded:  # rows of a soup share histograms
+    if config.determinism != "bitwise" and not is_sharded:
         return
     count, rest = divmod(config.batch_rows, config.micro_batch_rows)
-    given = f"{config.batch_rows} rows a batch, {config.micro_batch_rows} a micro-batch and {world_size} ranks"
     if rest or count % world_size:
         raise UsageError(f"{given}: micro-batches stay whole here, so expected a multiple of ranks x micro-batch rows")
     if config.determinism == "bitwise" and world_size & (world_size - 1):

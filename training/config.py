@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
-from training.family import Decoder, Family
+from training.family import SOUP_ROWS, Decoder, Family
 
 Precision = Literal["auto", "bf16", "fp32"]
 Schedule = Literal["wsd", "cosine"]
@@ -185,12 +185,11 @@ def batch_rows_for(tokens: int, *, context: int) -> int:
 def family_rows_for(tokens: int, *, context: int, family: str, experts: int) -> int:
     """`batch_rows_for` a model of a family.
 
-    Experts of a mixture share the tokens; a step of a soup has a whole micro-batch at least.
+    Experts of a mixture share the tokens; a step of a soup has the rows of a histogram at least.
     """
     if family == "mixture":
         return batch_rows_for(max(1, tokens // experts), context=context)
-    least = TrainConfig.micro_batch_rows if family == "soup" else 1
-    return max(batch_rows_for(tokens, context=context), least)
+    return max(batch_rows_for(tokens, context=context), SOUP_ROWS if family == "soup" else 1)
 
 
 def rate_for(batch_rows: int) -> float:

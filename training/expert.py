@@ -54,7 +54,7 @@ def project(network: Llama, histogram: np.ndarray) -> Llama:
 def grown(plain: Llama, config: ModelConfig) -> Llama:
     """The projected network of `config` whose every expert is the plain decoder: the other direction of `project`."""
     network = Llama(config)
-    network.initialise(0)
+    network.set_mixing()
     weights = network.state_dict()
     for name, matrix in plain.state_dict().items():
         banks = name.replace("_proj.weight", "_banks")
@@ -140,7 +140,7 @@ class Project:
     """One expert of a model that has several, or a projection under the target's histogram, as a plain model.
 
     Reads the model and the target's packs, in the cells of the model's pool. The two ways to compute it, the model run
-    on rows of the chosen cells and the plain one, are compared on rows of the target; the largest difference of their
+    under the histogram and the plain one, are compared on rows of the target; the largest difference of their
     logits is in the summary.
     """
 

@@ -14,15 +14,17 @@ from catalog.pack import Packs, cell_weights
 from catalog.snapshot import Run, Snapshot
 from catalog.store import Store
 from catalog.tables import read_table
+from training.family import BANKED, expert_of
 from training.inputs import pack_paths
 from training.order import Order
 
 BLOCK = 1 << 20
+_MIXED_COMPANY = 4  # the revision of `pretrain` since which consecutive samples of banked families are of any cells
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """How many training samples were one of some rows, and the number of the first in its run; -1 for none."""
+    """How many training samples were one of some rows, -1: not known; number of the first, -1: none, or not known."""
 
     samples: int
     first: int
@@ -44,6 +46,8 @@ def seen(store: Store, packs: Snapshot, model: Snapshot, run: Run, rows: np.ndar
     orders = _orders(packs, reader, cell_weights(store, packs, reader.rows_per_cell), run)
     wanted = np.zeros(len(reader), bool)
     wanted[rows] = True
+    if not reads_in_this_order(run):
+        return Seen(samples=count or -1, first=-1)
     replayed = 0
     end = model.contents.summary["steps"] // len(orders) * run.parameters["batch_rows"]
     for order in orders:
@@ -54,6 +58,11 @@ def seen(store: Store, packs: Snapshot, model: Snapshot, run: Run, rows: np.ndar
                 first = begin + int(hits[0])
             replayed += len(hits)
     return Seen(samples=count or replayed, first=first)
+
+
+def reads_in_this_order(run: Run) -> bool:
+    """Whether the samples of a run are those that its order has now: of families with banks they changed."""
+    return run.parameters.get("family") not in BANKED or run.parameters["revision"] >= _MIXED_COMPANY
 
 
 def _times(store: Store, model: Snapshot, reader: Packs) -> np.ndarray:
@@ -71,6 +80,7 @@ def _orders(packs: Snapshot, reader: Packs, weights: tuple[float, ...] | None, r
     if settings.get("family") != "mixture":
         return [Order(rows_per_cell, weights, seed=seed)]
     every = np.asarray(rows_per_cell if weights is None else weights, np.float64)
-    experts = np.arange(len(every)) * settings["experts"] // len(packs.contents.summary["rows_per_cell"])
+    cells = len(packs.contents.summary["rows_per_cell"])
+    experts = expert_of(np.arange(len(every)), experts=settings["experts"], cells=cells)
     own = [np.where(experts == number, every, 0.0) for number in range(settings["experts"])]
     return [Order(rows_per_cell, each.tolist(), seed=seed) for each in own]

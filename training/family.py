@@ -6,8 +6,8 @@
     soup        the same parameters under a histogram over experts (2502.01804), for targets spread over many cells
     mixture     one decoder per expert, trained alone on its cells (2402.01093 section 3.1)
 
-Experts are cells of the pool: expert = cell * experts // cells, so as many experts as cells is one each, and fewer put
-neighbours of the k-means tree together.
+Experts are cells of the pool (`expert_of`): as many experts as cells is one each, and fewer put neighbours of the
+k-means tree together.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 if TYPE_CHECKING:
     from training.config import ModelConfig
 
-SOUP_ROWS = 4  # of as many cells: the random histogram that a soup computes them under
+SOUP_ROWS = 4  # consecutive rows of a soup that are computed under one histogram, that of their cells
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +100,11 @@ class Projected:
     def histograms(self, cells_B: np.ndarray) -> np.ndarray:
         """What each row of a micro-batch is computed under, float64[B, experts]: its own expert."""
         if not len(cells_B) or cells_B.max() >= self.cells:
-            raise ValueError(f"rows of cells {sorted(set(cells_B.tolist()))} for a model of {self.cells} cells")
-        return np.eye(self.experts)[cells_B * self.experts // self.cells]
+            named = sorted(set(cells_B.tolist()))
+            raise ValueError(
+                f"rows of cells {named} for a model of {self.cells} cells: expected one below for each row"
+            )
+        return np.eye(self.experts)[expert_of(cells_B, experts=self.experts, cells=self.cells)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +145,7 @@ class Mixture:
         return _histogram(rows_per_cell, experts=self.experts, cells=self.cells)
 
 
+BANKED = ("projected", "soup")
 Family = Decoder | Recurrent | Projected | Soup | Mixture
 FAMILIES: dict[str, type[Decoder] | type[Recurrent] | type[Projected] | type[Soup] | type[Mixture]] = {
     "decoder": Decoder,
@@ -152,10 +156,16 @@ FAMILIES: dict[str, type[Decoder] | type[Recurrent] | type[Projected] | type[Sou
 }
 
 
+def expert_of(cell: np.ndarray, *, experts: int, cells: int) -> np.ndarray:
+    """The expert of each cell: with fewer experts than cells, neighbours share one."""
+    return cell * experts // cells
+
+
 def _histogram(rows_per_cell: np.ndarray, *, experts: int, cells: int) -> np.ndarray:
     if len(rows_per_cell) > cells or not rows_per_cell.sum():
         raise ValueError(f"rows of {len(rows_per_cell)} cells, {rows_per_cell.sum()} in all, for a model of {cells}")
-    counted = np.bincount(np.arange(len(rows_per_cell)) * experts // cells, weights=rows_per_cell, minlength=experts)
+    numbers = expert_of(np.arange(len(rows_per_cell)), experts=experts, cells=cells)
+    counted = np.bincount(numbers, weights=rows_per_cell, minlength=experts)
     return counted / counted.sum()
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from catalog.errors import UsageError
 from training.config import ModelConfig
-from training.family import Mixture
+from training.family import Mixture, expert_of
 from training.folder import end_of_text, write_mixture
 from training.jobs import Jobs, write_result
 from training.pretrain import TrainResult
@@ -26,7 +26,7 @@ from training.worker import FinetuneJob, PretrainJob
 def one_per_expert(job: PretrainJob, model: ModelConfig, family: Mixture, rows_per_cell: np.ndarray) -> Jobs:
     """A run for each expert on its own cells; together they are the mixture."""
     weights = np.asarray(job.weights if job.weights is not None else rows_per_cell, np.float64)
-    experts = np.arange(len(weights)) * family.experts // family.cells
+    experts = expert_of(np.arange(len(weights)), experts=family.experts, cells=family.cells)
     jobs = []
     for number in range(family.experts):
         own = np.where(experts == number, weights, 0.0)

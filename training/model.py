@@ -195,9 +195,7 @@ class Llama(nn.Module):
         """
         generator = torch.Generator().manual_seed(seed)
         residual = 1 / math.sqrt(2 * self.config.num_layers)
-        for module in self.modules():
-            if isinstance(module, ProjectedMLP):
-                module.set_mixing()
+        self.set_mixing()
         for name, parameter in self.named_parameters():
             if name.endswith(("experts", "mixing")):
                 continue
@@ -212,6 +210,13 @@ class Llama(nn.Module):
             shape = parameter.shape[1:] if name.endswith("_banks") else parameter.shape
             parameter.copy_(torch.empty(shape).normal_(0.0, deviation, generator=generator).expand_as(parameter))
         self.model.norm.weight.mul_(self.config.width_scale)
+
+    @torch.no_grad()
+    def set_mixing(self) -> None:
+        """Give the experts of a family that has them the coefficients that they begin with."""
+        for module in self.modules():
+            if isinstance(module, ProjectedMLP):
+                module.set_mixing()
 
     def hidden(self, tokens_BT: Tensor, where: Layout, dtype: torch.dtype) -> Tensor:
         """The final normalised hidden states, [B, T, D] in `dtype`."""
@@ -237,7 +242,11 @@ class Llama(nn.Module):
         """Histograms in the space of the projection, fp32[G, m]: shares of experts times their embeddings."""
         if not histograms_GK.size:
             return torch.empty(0)
-        return torch.from_numpy(histograms_GK).to(self.model.experts) @ self.model.experts
+        experts = self.model.experts
+        given_GK = torch.from_numpy(histograms_GK.astype(np.float32))
+        if experts.is_cuda:
+            given_GK = given_GK.pin_memory()  # else every micro-batch would wait for the one before
+        return given_GK.to(experts, non_blocking=True) @ experts
 
     def forward(
         self,

@@ -4,8 +4,9 @@
 
 p is a histogram over experts (one expert is a histogram of one), E [experts, m] is shared by all blocks, M [m, banks]
 is one per matrix, T holds almost all parameters (2402.01093 section 3.2, 2502.01804). We take m = experts. Every row of
-a micro-batch has its own p and so its own matrices: a step reads as many cells as it has rows, which a step of few
-cells, each with a micro-batch, pays for in loss (docs/decisions.md). A row's sum costs as much as `banks` tokens.
+a micro-batch has its own p and so its own matrices: otherwise a step would hold few cells, which costs loss
+(docs/decisions.md). A row's sum takes the FLOPs of `banks` tokens, and a micro-batch holds a copy of the matrices for
+each of its rows until the backward pass.
 
 At the beginning E = I, the banks of a matrix are equal and every expert's coefficients sum to 1, so each expert is the
 plain decoder of that seed, and banks part as their experts' gradients do: with banks drawn apart an expert had to

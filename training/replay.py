@@ -30,6 +30,7 @@ from catalog.snapshot import Snapshot
 from catalog.store import Store
 from training.checkpoint import latest
 from training.context import LocalContext
+from training.exposure import reads_in_this_order
 from training.folder import read_model, read_network
 from training.inputs import model_folder
 from training.lora import merged
@@ -154,6 +155,11 @@ def _job(
     """What the model's run computed, in a folder of its own."""
     run = catalog.runs[model.run]
     settings = {name: value for name, value in run.parameters.items() if name not in ("is", "revision")}
+    if not reads_in_this_order(run):
+        raise UsageError(
+            f"{model.ref} was made by revision {run.parameters['revision']} of {run.step}, which read the rows of a "
+            f"{settings['family']} model in another order than this tamis: its steps can't be replayed"
+        )
     work = _ScratchWork(
         name=model.name,
         step=run.step,

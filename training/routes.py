@@ -14,16 +14,15 @@ selection.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
+from typing import NamedTuple
 
 from training.config import ModelConfig
-from training.family import Mixture, Projected
+from training.family import Projected
 
 FROZEN_SHARE = 2 / 3  # of the FLOPs of a token: forward and the gradient of activations, none of weights
 FORWARD_SHARE = 1 / 3
-_SMALL, _PROJECTED, _LARGE = np.eye(3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +49,10 @@ class Route:
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """FLOPs a second of training the small model, the projected network and the larger model."""
+    """FLOPs a second of training the small model, one expert of a mixture, the projected network, the larger model."""
 
     small: float
+    mixture: float
     projected: float
     large: float
 
@@ -78,32 +78,42 @@ class Routes:
 
     def all(self, rates: Rates) -> tuple[Route, ...]:
         """Every route, the plain one first."""
-        mixture = replace(self.small, family=Mixture(experts=min(self.experts, self.cells), cells=self.cells))
-        plain, larger = self._pretraining(self.small) * _SMALL, self._pretraining(self.large) * _LARGE
-        tuning = self.tuning_tokens * float(self.small.flops_per_token) * _SMALL
-        tuning_large = self.tuning_tokens * float(self.large.flops_per_token) * _LARGE
-        adapters = self.tuning_tokens * 6.0 * lora_parameters(self.large, self.lora_rank) * _LARGE
-        lessons = tuning_large * FORWARD_SHARE
-        speeds = np.array([rates.small, rates.projected, rates.large])
-
-        def route(name: str, served: ModelConfig, *, generic: np.ndarray, task: np.ndarray) -> Route:
-            flops = Cost(generic=float(generic.sum()), task=float(task.sum()))
-            seconds = Cost(generic=float((generic / speeds).sum()), task=float((task / speeds).sum()))
-            return Route(name=name, served=served.num_parameters, flops=flops, seconds=seconds)
-
         small, large = self.small, self.large
+        plain, larger = _Part(self._pretraining(small), rates.small), _Part(self._pretraining(large), rates.large)
+        tuning = _Part(self.tuning_tokens * float(small.flops_per_token), rates.small)
+        tuning_large = _Part(self.tuning_tokens * float(large.flops_per_token), rates.large)
+        adapters = self.tuning_tokens * 6.0 * lora_parameters(large, self.lora_rank)
+        lora = _Part(tuning_large.flops * FROZEN_SHARE + adapters, rates.large)
+        lessons = _Part(tuning_large.flops * FORWARD_SHARE, rates.large)
+        network = _Part(self._pretraining(self.projected), rates.projected)
+        experts = _Part(self._pretraining(small), rates.mixture)
         return (
-            route("slm", small, generic=plain, task=tuning),
-            route("slm-is", small, generic=np.zeros(3), task=plain + tuning),
-            route("slm-pn", small, generic=self._pretraining(self.projected) * _PROJECTED, task=tuning),
-            route("slm-mix", small, generic=self._pretraining(mixture) * _SMALL, task=tuning),
-            route("llm-lora", large, generic=larger, task=tuning_large * FROZEN_SHARE + adapters),
-            route("slm-d", small, generic=plain + larger, task=tuning_large + lessons + tuning),
+            _route("slm", small, generic=(plain,), task=(tuning,)),
+            _route("slm-is", small, generic=(), task=(plain, tuning)),
+            _route("slm-pn", small, generic=(network,), task=(tuning,)),
+            _route("slm-mix", small, generic=(experts,), task=(tuning,)),
+            _route("llm-lora", large, generic=(larger,), task=(lora,)),
+            _route("slm-d", small, generic=(plain, larger), task=(tuning_large, lessons, tuning)),
         )
 
     def _pretraining(self, shape: ModelConfig) -> float:
         rows = self.tokens / shape.context
         return float(self.tokens) * shape.flops_per_token + rows * shape.flops_per_projection
+
+
+class _Part(NamedTuple):
+    """FLOPs, and FLOPs a second of what takes them."""
+
+    flops: float
+    rate: float
+
+
+def _route(name: str, served: ModelConfig, *, generic: Sequence[_Part], task: Sequence[_Part]) -> Route:
+    flops = Cost(generic=sum(part.flops for part in generic), task=sum(part.flops for part in task))
+    seconds = Cost(
+        generic=sum(part.flops / part.rate for part in generic), task=sum(part.flops / part.rate for part in task)
+    )
+    return Route(name=name, served=served.num_parameters, flops=flops, seconds=seconds)
 
 
 def lora_parameters(shape: ModelConfig, rank: int) -> int:

@@ -15,7 +15,7 @@ from training.context import LocalContext
 from training.pretrain import pretrain
 
 _FLOPS = 1.5e12  # about what the calibration may cost: seconds on one core
-_MOST_FLOPS = 6e12
+_MOST_SECONDS = 60.0
 _FEWEST, _MOST = 4, 16  # steps; the first is left out, it also warms up
 
 
@@ -34,9 +34,9 @@ def flops_of_step(shape: ModelConfig, train: TrainConfig) -> float:
     return train.batch_rows * (float(shape.flops_per_token) * shape.context + shape.flops_per_projection)
 
 
-def is_quick(shape: ModelConfig, train: TrainConfig) -> bool:
-    """Whether `measure` takes about a minute of one core at most."""
-    return _FEWEST * flops_of_step(shape, train) <= _MOST_FLOPS
+def is_quick(shape: ModelConfig, train: TrainConfig, known: Speed) -> bool:
+    """Whether measuring the shape takes a minute at most, were it as fast as what is `known`."""
+    return _FEWEST * flops_of_step(shape, train) <= _MOST_SECONDS * known.flops_per_second
 
 
 def measure(packs: Sequence[Path], shape: ModelConfig, *, train: TrainConfig, threads: int, device: Device) -> Speed:

@@ -107,7 +107,10 @@ class Pretrain:
         if kind == "decoder" and self.family != "recurrent":
             return self._in_family(shape, packs)
         if self.family not in ("decoder", kind):
-            raise UsageError(f"family {self.family}: the model to start from is a {kind} model, which stays what it is")
+            raise UsageError(
+                f"family {self.family}: the model to start from is a {kind} model, and only a decoder becomes "
+                "another family, one with experts"
+            )
         cells = getattr(shape.family, "cells", there)
         if cells != there:
             raise UsageError(f"the model to start from has experts of {cells} cells, the packs have {there}")

@@ -93,7 +93,8 @@ def plan_command(
     store: StoreOption = STORE,
     tasks: Annotated[int, typer.Option(min=1, help="Specialties that will be wanted of the same pool.")] = 1,
     hours: Annotated[
-        float | None, typer.Option(min=0.01, help="Training hours of one core for all tasks; default: no limit.")
+        float | None,
+        typer.Option(min=0.01, help="Hours of training here for all tasks, one run at a time; default: no limit."),
     ] = None,
     max_params: Annotated[
         int | None,

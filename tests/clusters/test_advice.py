@@ -18,7 +18,7 @@ ROUTES = {
     "slm": route("slm", served=100, generic=100.0, task=10.0),
     "slm-is": route("slm-is", served=100, generic=0.0, task=110.0),
     "slm-pn": route("slm-pn", served=100, generic=160.0, task=10.0),
-    "slm-mix": route("slm-mix", served=100, generic=100.0, task=10.0),
+    "slm-mix": route("slm-mix", served=100, generic=110.0, task=10.0),
     "llm-lora": route("llm-lora", served=600, generic=600.0, task=40.0),
 }
 
@@ -46,6 +46,7 @@ ENDLESS = float("inf")
         (SURE, 100, 50, ENDLESS, "slm-is", "for each of 50 tasks fits"),
         (SURE, 100, 10, 300.0, "slm-pn", "for each of 10 tasks costs 3.7 times the budget: one projected network"),
         (SURE, 100, 10, 220.0, "slm-mix", "a mixture has tokens enough"),
+        (SURE, 100, 10, 205.0, "slm", "times the budget, and so do all families with experts"),
         (THIN, 100, 10, 220.0, "slm", "an expert would learn from 500 tokens, too few"),
         (THIN, 100, 10, 300.0, "slm", "an expert would learn from 500 tokens, too few"),
         (WIDE, 100, 10, 300.0, "slm", "spread over 50% of the pool's effective cells"),

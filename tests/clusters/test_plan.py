@@ -20,7 +20,7 @@ from catalog.query import sql
 from catalog.snapshot import Snapshot
 from clusters.console import Console
 from clusters.plan import SHARES, Proxies, check, plan_now, plan_recipe, prepared, proxies_for
-from clusters.plan_report import Report, leaks_of, report_of
+from clusters.plan_report import Report, _speeds, leaks_of, report_of, routes_of
 from clusters.plan_screen import forecast_of, plan_screen, prediction_lines
 from clusters.recipes import Recipe, override, validate
 from clusters.runner import run_recipe
@@ -28,6 +28,7 @@ from clusters.specialize import Request, recipe_for, specialize_now
 from dataops.kernels.histogram import effective_cells
 from tests.clusters.test_specialize import PLAN, SETTINGS, write_texts
 from tests.dataops.conftest import TOPICS, prose
+from training.steps import Pretrain
 
 SMALL = {**PLAN, "tokens": 4_000}
 PROXIES = Proxies(tokens=(1_000, 2_000), params=130_000)
@@ -116,11 +117,22 @@ def test_the_report_counts_what_was_planted(planned: Planned) -> None:
     assert report.before.gain == pytest.approx(report.pairs[2]["gain"])
     assert [row["tokens"] for row in report.pairs] == [1024, 2048, 4000] * 2
     assert {route.name for route in report.routes} >= {"slm", "slm-is", "slm-pn", "slm-mix", "llm-lora", "slm-d"}
-    assert {name for name, speed in report.speeds.items() if speed.flops_per_second > 0} == {
-        "small",
-        "projected",
-        "large",
-    }
+    assert list(report.speeds) == ["small", "mixture", "projected", "large"]
+    assert all(speed.flops_per_second > 0 for speed in report.speeds.values())
+
+
+def test_what_would_take_long_to_measure_is_said_to_be_taken_as_fast_as_the_small_model(
+    planned: Planned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report, settings = planned.report, Pretrain(**planned_run(planned.recipe).settings)
+    routes = routes_of(planned.made["generic-packs"], settings, max_params=None)
+    monkeypatch.setattr("clusters.plan_report.measure", lambda *_, **__: report.speeds["small"])
+    monkeypatch.setattr("clusters.plan_report.is_quick", lambda shape, *_: shape != routes.large)
+    speeds = _speeds(Catalog.open(planned.store), planned.made["generic-packs"], routes, settings)
+    assert list(speeds) == ["small", "mixture", "projected"]
+    screen = plan_screen(dataclasses.replace(report, speeds=speeds))
+    assert "large taken to be as fast as small" in screen
+    assert "taken to be as fast" not in plan_screen(report)
 
 
 def test_leaks_are_counted_where_an_older_snapshot_took_the_same_decisions(planned: Planned) -> None:

@@ -58,6 +58,17 @@ def test_the_replay_counts_the_samples_that_a_walk_through_the_order_finds(
     assert seen(store, packs, model, run, np.empty(0, np.int64)) == exposure.Seen(samples=0, first=-1)
 
 
+def test_the_order_of_an_older_projected_network_is_not_guessed(tmp_path: Path, pack: Path) -> None:
+    store = Store(tmp_path)
+    packs, model, run = planted(store, pack, None)
+    old = replace(run, parameters={**run.parameters, "family": "projected", "revision": 3})
+    assert seen(store, packs, model, old, np.arange(60)) == exposure.Seen(samples=-1, first=-1)
+    new = replace(run, parameters={**run.parameters, "family": "projected", "revision": 4})
+    assert seen(store, packs, model, new, np.arange(60)) == exposure.Seen(samples=STEPS * ROWS, first=0)
+    decoder = replace(run, parameters={**run.parameters, "family": "decoder", "revision": 3})
+    assert seen(store, packs, model, decoder, np.arange(60)) == exposure.Seen(samples=STEPS * ROWS, first=0)
+
+
 def test_runs_that_made_a_model_together_are_counted_as_they_were_stored_with_it(tmp_path: Path, pack: Path) -> None:
     store = Store(tmp_path)
     packs, model, run = planted(store, pack, None)

@@ -223,6 +223,7 @@ def test_a_batch_that_would_cut_a_micro_batch_of_a_soup_is_refused(tmp_path, pac
 def test_fewer_experts_than_cells_share_neighbours():
     family = Projected(experts=2, banks=1, cells=5)
     assert family.histogram(np.array([1, 1, 1, 0, 1])).tolist() == [0.75, 0.25]
+    assert family.histograms(np.array([0, 2, 3, 4])).argmax(1).tolist() == [0, 0, 1, 1]
     with pytest.raises(ValueError, match="6 experts for 5 cells"):
         Projected(experts=6, banks=1, cells=5)
 

@@ -252,7 +252,7 @@ def test_settings_that_do_not_fit_are_refused_by_name(catalog):
     packs = catalog.snapshot("generic-packs")
     with pytest.raises(UsageError, match=r"99 experts for \d cells"):
         do(catalog, Pretrain(**SMALL, family="mixture", experts=99), packs, into="x")
-    with pytest.raises(UsageError, match="micro-batches stay whole here"):
+    with pytest.raises(UsageError, match="every 4 rows of a soup share a histogram"):
         do(catalog, Pretrain(**{**SMALL, "batch_rows": 5}, family="soup", experts=2), packs, into="x")
     with pytest.raises(UsageError, match="expected label_share 1"):
         Finetune(tokens=1, lora_rank=4, label_share=0.5)

@@ -93,3 +93,16 @@ def test_a_step_that_was_not_and_a_snapshot_that_is_no_model_are_refused(catalog
         replay(catalog, catalog.snapshot("target-packs"), 1)
     runs = Path(catalog.store.url("")) / "work" / catalog.snapshot("model").run
     assert not runs.exists()
+
+
+def test_a_step_of_a_projected_network_is_replayed_and_one_of_an_older_revision_is_refused(catalog, monkeypatch):
+    step = Pretrain(**SMALL, micro_batch_rows=3, family="projected", experts=3, banks=2)
+    model = run(step, catalog.snapshot("generic-packs"), into="many", catalog=catalog, executor=HERE)
+    found = replay(catalog, model, 2, weights="then").segments
+    nats, tokens = found["loss_nats"].to_numpy(), found["n_tokens"].to_numpy()
+    assert nats.sum() / tokens.sum() == pytest.approx(replay(catalog, model, 2).recorded_loss, rel=2e-3)
+    monkeypatch.setitem(catalog.runs[model.run].parameters, "revision", 3)
+    with pytest.raises(
+        UsageError, match="many@1 was made by revision 3 of pretrain, which read the rows of a projected"
+    ):
+        replay(catalog, model, 2)

@@ -11,7 +11,7 @@ from training.routes import Cost, Rates, Routes, lora_parameters
 
 SMALL, LARGE = (sized(size, vocab_size=512, context=64) for size in (200_000, 1_200_000))
 SETTINGS = {"tokens": 64_000, "tuning_tokens": 16_000, "experts": 32, "cells": 8, "banks": 4}
-RATES = Rates(small=4e6, projected=2e6, large=8e6)
+RATES = Rates(small=4e6, mixture=3e6, projected=2e6, large=8e6)
 ROUTES = {
     route.name: route
     for route in Routes(small=SMALL, large=LARGE, lora_rank=64, **SETTINGS).all(RATES)  # type: ignore[arg-type]
@@ -48,7 +48,7 @@ def test_low_rank_parameters_stand_beside_every_matrix_of_the_blocks() -> None:
 
 
 def test_seconds_are_flops_at_the_speed_of_what_is_trained() -> None:
-    speeds = {"slm": 4e6, "slm-pn": 2e6, "slm-mix": 4e6, "llm-lora": 8e6}
+    speeds = {"slm": 4e6, "slm-pn": 2e6, "slm-mix": 3e6, "llm-lora": 8e6}
     for name, speed in speeds.items():
         assert ROUTES[name].seconds.generic == pytest.approx(ROUTES[name].flops.generic / speed)
     taught = ROUTES["slm-d"].seconds
