@@ -31,6 +31,7 @@ WITH_EXPERTS = ("projected", "soup", "mixture")  # families of which one expert 
 MOST_EXPERTS = 32  # best per cost in the method's paper
 TUNING_SHARE = 2  # pretraining tokens per token read of the target, with pretraining or without
 ROWS_PER_LOOK = 640  # between two looks at validation, as in fine-tuning: 40 steps of 16 rows
+BRANCH_SEED = 1  # of what follows a trunk: another order of the rows than the trunk's
 POOL_DOCUMENTS = 100  # of the pool, on which models are scored before and after fine-tuning
 
 
@@ -39,7 +40,7 @@ class Request:
     """What the user asks for. `tokens` None: as many as `minutes` of training allow at this size.
 
     A `family` with experts adds a third model beside the two decoders: pretrained on the pool, projected for the
-    target.
+    target. `trunk` is the share of their tokens that both decoders read of the pool, as one model, before they part.
     """
 
     pool: tuple[str, ...]
@@ -53,6 +54,7 @@ class Request:
     columns: Mapping[str, str] = field(default_factory=dict)
     classify: bool = False
     family: str = "decoder"
+    trunk: float = 0.0
     selector: str = SELECTOR
     device: str = "cpu"
 
@@ -66,14 +68,19 @@ def columns(*, text: str, identity: str | None, domain: str | None) -> dict[str,
 def training_tokens(request: Request) -> int:
     """Tokens of each pretraining stream; all runs together take `minutes` of training.
 
-    They are 2 + 3/2 streams, and 1 + 1/2 more for a family with experts.
+    They are 2 + 3/2 streams, less what a trunk shares, and 1 + 1/2 more for a family with experts.
     """
     if request.tokens is not None:
         return request.tokens
     models = len(MODELS) + (request.family in WITH_EXPERTS)
-    streams = models + (models + 1) / TUNING_SHARE
+    streams = models - request.trunk + (models + 1) / TUNING_SHARE
     tokens = request.minutes * 60 * FLOPS_PER_SECOND / (6 * request.params * streams)
     return max(100_000, round(tokens / 10_000) * 10_000)
+
+
+def trunk_tokens(request: Request) -> int:
+    """How many of these the decoders read as one."""
+    return round(request.trunk * training_tokens(request))
 
 
 def tuning_tokens(tokens: int) -> int:
@@ -82,11 +89,13 @@ def tuning_tokens(tokens: int) -> int:
 
 
 def recipe_for(request: Request) -> Recipe:
-    """The steps of the main job, in order. Raises UsageError for a size, family, selector or device that can't be."""
+    """The steps of the main job, in order. Raises UsageError for settings that can't be."""
     if request.family not in ("decoder", "recurrent", *WITH_EXPERTS):
         raise UsageError(f"no family {request.family!r}: expected decoder, recurrent, {', '.join(WITH_EXPERTS)}")
     if request.selector not in WEIGHING:
         raise UsageError(f"no selector {request.selector!r}: expected {', '.join(WEIGHING)}")
+    if not 0 <= request.trunk < 1:
+        raise UsageError(f"--trunk {request.trunk:g}: expected a share of the tokens, 0 to below 1")
     if request.device not in get_args(Device):
         raise UsageError(f"no device {request.device!r}: expected {', '.join(get_args(Device))}")
     if request.params < request.vocab_size * 64 * 2:
@@ -123,7 +132,7 @@ def _curation(request: Request) -> list[Stated]:
 
 def _selection(request: Request) -> list[Stated]:
     """Tokens, the target's three parts, cells, weights, the resampled snapshot, and packs."""
-    tokens = training_tokens(request)
+    tokens = training_tokens(request) - trunk_tokens(request)
     return [
         stated("tokenizer", "train-tokenizer", "clean", "target-train", vocab_size=request.vocab_size),
         stated("clean-tokens", "tokenize", "clean", "tokenizer"),
@@ -142,7 +151,10 @@ def _selection(request: Request) -> list[Stated]:
 
 
 def _training(request: Request) -> list[Stated]:
-    """Two equal models on equal tokens, both fine-tuned; one on the target alone; evaluation; the best one exported."""
+    """Two equal models on equal tokens, both fine-tuned; one on the target alone; evaluation; the best one exported.
+
+    Where there is a trunk, the two go on from it.
+    """
     tokens = training_tokens(request)
     tuning = {"tokens": tuning_tokens(tokens), **_device(request)}
     tuned = [f"{name}-tuned" for name in MODELS]
@@ -150,10 +162,16 @@ def _training(request: Request) -> list[Stated]:
     served = [entry.name for entry in experts[1:]]
     every = (*MODELS, *tuned, "target-only", *served)
     own = {"family": request.family} if request.family == "recurrent" else {}
-    size, alone = _sized(request, tokens), _sized(request, tuning_tokens(tokens))
+    shared, alone = trunk_tokens(request), _sized(request, tuning_tokens(tokens))
+    trunk = [stated("trunk", "pretrain", "generic-packs", **_sized(request, shared), **own)] if shared else []
+    size = _sized(request, tokens - shared) | ({"seed": BRANCH_SEED} if shared else {})
     alone |= {"evaluate_every": ROWS_PER_LOOK // alone["batch_rows"], "optimizer": TrainConfig.optimizer}
     return [
-        *(stated(name, "pretrain", f"{name}-packs", **size, **own) for name in MODELS),
+        *trunk,
+        *(
+            stated(name, "pretrain", f"{name}-packs", *(entry.name for entry in trunk), **size, **own)
+            for name in MODELS
+        ),
         stated("target-only", "finetune", "target-packs", "validation", **alone),
         *(
             stated(new, "finetune", "target-packs", "validation", old, **tuning)

@@ -60,6 +60,9 @@ def specialize(
     family: Annotated[
         str, typer.Option(help="decoder, recurrent, or beside two decoders: projected, soup, mixture.")
     ] = "decoder",
+    trunk: Annotated[
+        float, typer.Option(help="Share of the tokens that both decoders read of the pool as one, first.")
+    ] = 0.0,
     executor: ExecutorOption = "auto",
     workers: WorkersOption = WORKERS,
     assignments: SetOption = None,
@@ -72,7 +75,7 @@ def specialize(
     from clusters.recipes import override
     from clusters.specialize import recipe_for, specialize_now
 
-    request = replace(request, family=family)
+    request = replace(request, family=family, trunk=trunk)
     if print_recipe:
         sys.stdout.write(override(recipe_for(request), assignments or []).to_yaml())
         return

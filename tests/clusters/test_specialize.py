@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import random
@@ -27,7 +28,7 @@ from clusters.origins import WEIGHING
 from clusters.recipes import override, validate
 from clusters.runner import run_recipe
 from clusters.screens import continue_text, last_screen, program, suggestions
-from clusters.specialize import Request, recipe_for, write_export
+from clusters.specialize import Request, recipe_for, training_tokens, write_export
 from tests.dataops.conftest import TOPICS, live, prose
 from tests.elsewhere import Elsewhere
 
@@ -201,6 +202,35 @@ def test_a_family_with_experts_adds_a_third_route_that_is_compared_with_the_othe
     for name in ("validation-scores", "test-scores", "export"):
         assert {"expert", "expert-tuned"} <= set(steps[name][0].inputs)
         assert "experts" not in steps[name][0].inputs
+
+
+def test_decoders_with_a_trunk_read_its_tokens_as_one_and_go_on_by_their_own_packs(made: Made) -> None:
+    request = dataclasses.replace(made.request, trunk=0.25)
+    snapshots, said = run_again(request, made.store)
+    catalog = Catalog.open(made.store)
+    settings = {
+        name: catalog.runs[snapshots[name].run].parameters for name in ("trunk", "generic", "specialized", "resampled")
+    }
+    assert {name: each["tokens"] for name, each in settings.items()} == {
+        "trunk": 5_000,
+        "generic": 15_000,
+        "specialized": 15_000,
+        "resampled": 15_000,
+    }
+    assert settings["trunk"]["seed"] != settings["generic"]["seed"] == settings["specialized"]["seed"]
+    for name in ("generic", "specialized"):
+        assert [each.name for each in catalog.inputs(snapshots[name])] == [f"{name}-packs", "trunk"]
+    assert "[from the catalog]" in next(line for line in said.splitlines() if " generic-packs" in line)
+    scored = {row["model"] for row in snapshots["test-scores"].contents.summary["results"]}
+    assert scored == {"generic", "specialized", "generic-tuned", "specialized-tuned", "target-only"}
+
+
+def test_a_trunk_is_a_share_and_leaves_time_for_more_tokens() -> None:
+    given = {"pool": ("p",), "target": ("t",), "minutes": 60.0}
+    alone, together = (Request(**given, trunk=trunk) for trunk in (0.0, 0.5))  # type: ignore[arg-type]
+    assert training_tokens(together) / training_tokens(alone) == pytest.approx(3.5 / 3, rel=0.01)
+    with pytest.raises(UsageError, match="--trunk 1: expected a share of the tokens, 0 to below 1"):
+        recipe_for(Request(pool=("p",), target=("t",), trunk=1.0))
 
 
 def test_a_recurrent_family_takes_the_place_of_both_decoders_and_an_unknown_one_is_refused() -> None:
