@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 from reproduce_records import AFTER, BEFORE, Records, Results
-from reproduce_rows import SELECTORS, SHARED, TUNED_OTHERWISE, Row
+from reproduce_rows import GROWN, SELECTORS, SHARED, TUNED_OTHERWISE, Row
 from reproduce_text import POOL_OF
 
 DRAWS = 4000
 T_DRAWS = 25  # times as many of the seeds' noise: with one degree of freedom its tails are long
-SHARING = {*SHARED, *TUNED_OTHERWISE}  # one pretrained model for all targets of a pool
+SHARING = {*SHARED, *TUNED_OTHERWISE, *GROWN}  # one pretrained model, or trunk, for all targets of a pool
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -108,6 +108,9 @@ def recommend(routes: Mapping[str, Route], evidence: Evidence, budget: Budget) -
         reason = f"{gain}, and a pretraining run for each of {tasks} fits the budget"
         share = routes["slm-is"].seconds.total(budget.tasks) / routes["slm"].seconds.total(budget.tasks)
         return Advice(route="slm-is", reason=reason + f", at {share:.1f} times the cost of a shared one" * (share > 1))
+    if evidence.after.is_positive and fits("slm-is-trunk"):
+        half = "half of each run can be read once for all of them"
+        return Advice(route="slm-is-trunk", reason=f"{_dear(routes, budget, gain)}, and {half}")
     if not evidence.after.is_positive:
         return _unsure(
             evidence,

@@ -94,12 +94,12 @@ def _errors(title: str, found: Prediction) -> str:
 
 def _costs(report: Report) -> list[str]:
     parts = ("shared", "each task", "all tasks")
-    lines = [f"  {'':<9} {'':>11}  {'FLOPs':<29}  time here"]
-    lines += ["  " + " ".join([f"{'route':<9} {'parameters':>11}", *(f"{part:>9}" for part in (*parts, *parts))])]
+    lines = [f"  {'':<12} {'':>11}  {'FLOPs':<29}  time here"]
+    lines += ["  " + " ".join([f"{'route':<12} {'parameters':>11}", *(f"{part:>9}" for part in (*parts, *parts))])]
     for route in report.routes:
         flops, seconds = ((each.generic, each.task, each.total(report.tasks)) for each in (route.flops, route.seconds))
         cells = [*(f"{each:>9.1e}" for each in flops), *(f"{_time(each):>9}" for each in seconds)]
-        lines.append("  " + " ".join([f"{route.name:<9} {route.served:>11,}", *cells]))
+        lines.append("  " + " ".join([f"{route.name:<12} {route.served:>11,}", *cells]))
     small = report.speeds["small"]
     where = "a GPU" if small.device == "cuda" else f"{small.threads} thread{'s' * (small.threads > 1)}"
     speeds = ", ".join(f"{name} {speed.flops_per_second / 1e9:,.0f}" for name, speed in report.speeds.items())

@@ -4,12 +4,13 @@ C_generic + N * C_specialization (2402.01093 section 1). FLOPs are those of the 
 are FLOPs at the speed of the shape that takes them. Not counted is what takes no matrix products: curation and
 selection.
 
-    slm      one model of the pool for all tasks, fine-tuned on each
-    slm-is   a model of the resampled pool for each task, fine-tuned
-    slm-pn   one projected network for all tasks; each takes an expert and fine-tunes it
-    slm-mix  a model for each part of the pool, for all tasks; each task fine-tunes one of them
-    llm-lora one larger model for all tasks, low-rank fine-tuning on each; the larger model is what is served
-    slm-d    a larger model tuned on each task teaches the small one
+    slm          one model of the pool for all tasks, fine-tuned on each
+    slm-is       a model of the resampled pool for each task, fine-tuned
+    slm-is-trunk the same, but half of its tokens are the pool's and are read once for all tasks
+    slm-pn       one projected network for all tasks; each takes an expert and fine-tunes it
+    slm-mix      a model for each part of the pool, for all tasks; each task fine-tunes one of them
+    llm-lora     one larger model for all tasks, low-rank fine-tuning on each; the larger model is what is served
+    slm-d        a larger model tuned on each task teaches the small one
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from training.family import Projected
 
 FROZEN_SHARE = 2 / 3  # of the FLOPs of a token: forward and the gradient of activations, none of weights
 FORWARD_SHARE = 1 / 3
+TRUNK_SHARE = 0.5  # of the tokens, which cost no quality after fine-tuning (docs/reproduction.md)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,7 @@ class Routes:
         """Every route, the plain one first."""
         small, large = self.small, self.large
         plain, larger = _Part(self._pretraining(small), rates.small), _Part(self._pretraining(large), rates.large)
+        half = _Part(plain.flops * TRUNK_SHARE, plain.rate)
         tuning = _Part(self.tuning_tokens * float(small.flops_per_token), rates.small)
         tuning_large = _Part(self.tuning_tokens * float(large.flops_per_token), rates.large)
         adapters = self.tuning_tokens * 6.0 * lora_parameters(large, self.lora_rank)
@@ -90,6 +93,7 @@ class Routes:
         return (
             _route("slm", small, generic=(plain,), task=(tuning,)),
             _route("slm-is", small, generic=(), task=(plain, tuning)),
+            _route("slm-is-trunk", small, generic=(half,), task=(half, tuning)),
             _route("slm-pn", small, generic=(network,), task=(tuning,)),
             _route("slm-mix", small, generic=(experts,), task=(tuning,)),
             _route("llm-lora", large, generic=(larger,), task=(lora,)),

@@ -17,6 +17,7 @@ def route(name: str, *, served: int, generic: float, task: float) -> Route:
 ROUTES = {
     "slm": route("slm", served=100, generic=100.0, task=10.0),
     "slm-is": route("slm-is", served=100, generic=0.0, task=110.0),
+    "slm-is-trunk": route("slm-is-trunk", served=100, generic=50.0, task=60.0),
     "slm-pn": route("slm-pn", served=100, generic=160.0, task=10.0),
     "slm-mix": route("slm-mix", served=100, generic=110.0, task=10.0),
     "llm-lora": route("llm-lora", served=600, generic=600.0, task=40.0),
@@ -44,6 +45,7 @@ ENDLESS = float("inf")
         (SURE, 600, 5, 700.0, "slm-is", "for each of 5 tasks fits the budget, at 3.7 times the cost of a shared one"),
         (SURE, 100, 1, ENDLESS, "slm-is", "+0.100 [+0.080, +0.120] bits/byte after fine-tuning, and"),
         (SURE, 100, 50, ENDLESS, "slm-is", "for each of 50 tasks fits"),
+        (SURE, 100, 10, 660.0, "slm-is-trunk", "10 tasks costs 1.7 times the budget, and half of each run can be read"),
         (SURE, 100, 10, 300.0, "slm-pn", "for each of 10 tasks costs 3.7 times the budget: one projected network"),
         (SURE, 100, 10, 220.0, "slm-mix", "a mixture has tokens enough"),
         (SURE, 100, 10, 205.0, "slm", "times the budget, and so do all families with experts"),

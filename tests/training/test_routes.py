@@ -22,6 +22,7 @@ def test_pretraining_is_paid_once_or_by_each_task_and_tuning_by_each() -> None:
     plain, tuning = 64_000 * SMALL.flops_per_token, 16_000 * SMALL.flops_per_token
     assert (ROUTES["slm"].flops.generic, ROUTES["slm"].flops.task) == (plain, tuning)
     assert (ROUTES["slm-is"].flops.generic, ROUTES["slm-is"].flops.task) == (0, plain + tuning)
+    assert (ROUTES["slm-is-trunk"].flops.generic, ROUTES["slm-is-trunk"].flops.task) == (plain / 2, plain / 2 + tuning)
     assert ROUTES["slm"].flops.total(3) == plain + 3 * tuning
     assert ROUTES["slm-is"].flops.total(1) == ROUTES["slm"].flops.total(1)
 
