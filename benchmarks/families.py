@@ -53,7 +53,7 @@ TARGET = {"medical_qa": 1500}
 CELLS, BANKS, CONTEXT, VOCAB = 8, 8, 256, 4096
 LONGER = "decoder-longer"
 KINDS = ("decoder", LONGER, "recurrent", "projected", "soup", "mixture")
-COST = 1.29  # step of a projected network to that of a decoder (docs/decisions.md, 2026-12-01)
+COST = 1.31  # step of a projected network to that of a decoder, `--parts steps` at a million parameters
 TURNS, WARM_UP, ROWS, MICRO = 9, 2, 16, 8
 
 CHILD = """

@@ -24,7 +24,7 @@ from training.family import Projected
 
 FROZEN_SHARE = 2 / 3  # of the FLOPs of a token: forward and the gradient of activations, none of weights
 FORWARD_SHARE = 1 / 3
-TRUNK_SHARE = 0.5  # of the tokens, which cost no quality after fine-tuning (docs/reproduction.md)
+TRUNK_SHARE = 0.5  # of the tokens; what that costs in quality is in docs/reproduction.md
 
 
 @dataclass(frozen=True, kw_only=True)
