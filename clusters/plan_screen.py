@@ -80,7 +80,7 @@ def _gains(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
     for one, two in zip(before, after, strict=True):
         gains = "  ".join(f"{_gain(row):<25}" for row in (one, two))
         lines.append(f"  {one['tokens']:>12,} {one['parameters']:>12,}  {gains}" + "predicted" * (not one["measured"]))
-    return lines
+    return [line.rstrip() for line in lines]
 
 
 def _gain(row: Mapping[str, Any]) -> str:

@@ -172,6 +172,7 @@ def test_a_plan_is_printed_before_it_is_refused(
 
 def test_the_screen_holds_the_report(planned: Planned) -> None:
     screen = plan_screen(planned.report)
+    assert screen == "\n".join(line.rstrip() for line in screen.split("\n"))
     for text in (
         "Leakage: 1 pool document with passages",
         "Gain of resampling",
