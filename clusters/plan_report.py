@@ -196,7 +196,12 @@ def _shape(packs: Snapshot) -> dict[str, int]:
 def _speeds(catalog: Catalog, packs: Snapshot, routes: Routes, planned: Pretrain) -> dict[str, Speed]:
     """How fast this machine trains what the routes train, by the names of `Rates`; what takes long is left out."""
     paths = pack_paths(catalog.store, packs)
-    train = TrainConfig(tokens=1, batch_rows=planned.batch_rows, optimizer=planned.optimizer)
+    train = TrainConfig(
+        tokens=1,
+        batch_rows=planned.batch_rows,
+        micro_batch_rows=planned.micro_batch_rows,
+        optimizer=planned.optimizer,
+    )
     rows = family_rows_for(
         planned.tokens, context=routes.small.context, family="mixture", experts=min(routes.experts, routes.cells)
     )

@@ -28,6 +28,7 @@ from clusters.specialize import Request, recipe_for, specialize_now
 from dataops.kernels.histogram import effective_cells
 from tests.clusters.test_specialize import PLAN, SETTINGS, write_texts
 from tests.dataops.conftest import TOPICS, prose
+from training.config import TrainConfig
 from training.steps import Pretrain
 
 SMALL = {**PLAN, "tokens": 4_000}
@@ -124,12 +125,16 @@ def test_the_report_counts_what_was_planted(planned: Planned) -> None:
 def test_what_would_take_long_to_measure_is_said_to_be_taken_as_fast_as_the_small_model(
     planned: Planned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report, settings = planned.report, Pretrain(**planned_run(planned.recipe).settings)
+    report, settings = planned.report, Pretrain(**planned_run(planned.recipe).settings, micro_batch_rows=2)
+    trained: list[TrainConfig] = []
     routes = routes_of(planned.made["generic-packs"], settings, max_params=None)
-    monkeypatch.setattr("clusters.plan_report.measure", lambda *_, **__: report.speeds["small"])
+    monkeypatch.setattr(
+        "clusters.plan_report.measure", lambda *_, train, **__: trained.append(train) or report.speeds["small"]
+    )
     monkeypatch.setattr("clusters.plan_report.is_quick", lambda shape, *_: shape != routes.large)
     speeds = _speeds(Catalog.open(planned.store), planned.made["generic-packs"], routes, settings)
     assert list(speeds) == ["small", "mixture", "projected"]
+    assert {each.micro_batch_rows for each in trained} == {2}
     screen = plan_screen(dataclasses.replace(report, speeds=speeds))
     assert "large taken to be as fast as small" in screen
     assert "taken to be as fast" not in plan_screen(report)
