@@ -77,7 +77,7 @@ class Bench:
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         first = np.repeat(columns["offsets"][order] - offsets[:-1], lengths)
         tokens = columns["tokens"][first + np.arange(offsets[-1])]
-        model = fit_ngrams([(offsets, tokens)], vocab_size=self.vocab_size, bits=22)
+        model = fit_ngrams([(offsets, tokens)], vocab_size=self.vocab_size)
         held, ids = self.held_out
         nats = (cross_entropy(model, held, ids)[:, 0].astype(np.float64) * np.diff(held)).sum()
         near = columns["source"] == self.near

@@ -66,7 +66,7 @@ def main() -> None:
         tokens = np.minimum(draw.zipf(1.3, len(windows) * 256), 4095).astype(np.uint16)
         offsets = np.arange(len(windows) + 1) * 256
         two = [(offsets, tokens)] * 2
-        models = show("fit two trigram models", lambda: fit_ngrams(two, vocab_size=4096, bits=21))
+        models = show("fit two trigram models", lambda: fit_ngrams(two, vocab_size=4096))
         show("score, two trigram models", lambda: cross_entropy(models, offsets, tokens))
         sample = Sample(texts=windows, offsets=offsets, tokens=tokens, vocab_size=4096)
         scorer = ClassifierScorer(dimension=24, epochs=1, buckets=400_000)

@@ -14,6 +14,10 @@
 A message is one or two lines: what was given, what was expected, what to do.
 """
 
+import errno
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an OSError: no file can grow here
+
 
 class TamisError(Exception):
     """A failure that a user can act on; its text is the whole message."""

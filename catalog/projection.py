@@ -22,12 +22,11 @@ import duckdb
 import pyarrow as pa
 
 from catalog.catalog import Catalog
-from catalog.errors import CorruptStore
+from catalog.errors import NO_ROOM, CorruptStore
 from catalog.fingerprint import fingerprint
 from catalog.log import GENESIS
 from catalog.projected import TABLES, Projected
 from catalog.scans import SCANS, write_scans
-from catalog.store import NO_ROOM
 from catalog.views import MACROS, SCANNED, VIEWS
 
 FILENAME = "catalog.duckdb"

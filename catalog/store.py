@@ -30,11 +30,10 @@ from pathlib import Path
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from catalog.errors import CorruptStore, StorageError, UsageError
+from catalog.errors import NO_ROOM, CorruptStore, StorageError, UsageError
 from catalog.fingerprint import sha256_file
 
 OBJECT_STORES = ("s3", "gs", "az")
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

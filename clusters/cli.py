@@ -11,8 +11,9 @@ import sys
 from typing import Annotated
 
 import typer
+from typer.exceptions import TyperException
 
-from catalog.errors import TamisError
+from catalog.errors import NO_ROOM, TamisError
 from clusters.commands import deduplicating, keeping, looking, making, models
 
 REPEATABLE = ("--pool", "--target", "--add", "--feedback")
@@ -51,28 +52,55 @@ for group in (making, deduplicating, looking, models, keeping):
 
 
 def main() -> None:
-    """Entry point: turn our own errors into one line and an exit status."""
+    """Entry point: turn errors into one line and an exit status."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while they wait starve those that work
     debug = "--debug" in sys.argv
     arguments = one_value_each([argument for argument in sys.argv[1:] if argument != "--debug"])
     try:
-        app(args=arguments, prog_name="tamis")
+        status = app(args=arguments, prog_name="tamis", standalone_mode=False)
     except TamisError as error:
         if debug:
             raise
         sys.stderr.write(f"tamis: {error}\n")
         sys.exit(error.exit_status)
-    except OSError as error:  # a folder that can't be made, a file that may not be written
-        if debug or error.filename is None:
+    except TyperException as error:  # the command line itself
+        if not arguments:
+            sys.stderr.write(f"{error.format_message()}\n")  # the help text
+        else:
+            sys.stderr.write(f"tamis: {usage_problem(error)}\n")
+        sys.exit(error.exit_code)
+    except OSError as error:  # a folder that can't be made, a disk that is full, a Ray that does not answer
+        told = system_problem(error)
+        if debug or not told:
             raise
-        in_the_way = isinstance(error, FileExistsError | NotADirectoryError)
-        reason = "a file is in the way, expected a folder" if in_the_way else error.strerror
-        sys.stderr.write(f"tamis: {error.filename}: {reason}\n")
+        sys.stderr.write(f"tamis: {told}\n")
         sys.exit(1)
-    except SystemExit as end:
-        if end.code == INTERRUPTED:
-            sys.stderr.write("tamis: interrupted; the same command continues where it stopped\n")
-        raise
+    if status == INTERRUPTED:
+        sys.stderr.write("tamis: interrupted; the same command continues where it stopped\n")
+    sys.exit(status)
+
+
+def usage_problem(error: TyperException) -> str:
+    """What is wrong with a command line: what was given, what was expected, and which help text to read."""
+    message = " ".join(error.format_message().split()).rstrip(".")
+    errors = getattr(error.__cause__, "errors", None)  # of pydantic, which does not say what it was given
+    given = f", given {errors()[0]['input']!r}" if errors else ""
+    context = getattr(error, "ctx", None)
+    return f"{message}{given}; see `{context.command_path if context else 'tamis'} --help`"
+
+
+def system_problem(error: OSError) -> str:
+    """What stood in the way, in one line; empty where the error does not say what."""
+    address = os.environ.get("RAY_ADDRESS")
+    if isinstance(error, ConnectionError) and address:
+        return f"RAY_ADDRESS is {address}: no Ray answers there; start one (`ray start --head`) or unset the variable"
+    if error.errno in NO_ROOM:
+        return f"{error.filename or 'the disk'}: no room is left: free space and run the same command again"
+    if error.filename is None:
+        return ""
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return f"{error.filename}: a file is in the way, expected a folder"
+    return f"{error.filename}: {error.strerror}"
 
 
 def one_value_each(arguments: list[str]) -> list[str]:

@@ -91,8 +91,10 @@ class _Bound:
 
     def __call__(self, item: Item) -> Answer:
         index, task = item
+        store = Store(self.root)
         try:
-            return index, json.dumps(self.function(Store(self.root), pickle.loads(task))), b""
+            with store.room():
+                return index, json.dumps(self.function(store, pickle.loads(task))), b""
         except TamisError as error:
             return index, "", pickle.dumps(error)
 

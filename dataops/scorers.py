@@ -27,7 +27,6 @@ from dataops.kernels.language_model import NgramModels, cross_entropy, fit_ngram
 from dataops.kernels.linear import mean_log_odds
 
 MAX_LOG_ODDS = 12.0  # of a classifier: what is past it was learned by heart
-_BITS = 21  # log2 of the slots of the language models, for samples of a few million tokens
 _loading = Lock()
 
 
@@ -85,13 +84,13 @@ class CrossEntropyScorer:
 
     def fit(self, target: Sample, pool: Sample, path: Path) -> None:
         parts = [(each.offsets, each.tokens) for each in (pool, target)]
-        models = fit_ngrams(parts, vocab_size=pool.vocab_size, bits=_BITS)
+        models = fit_ngrams(parts, vocab_size=pool.vocab_size)
         with open(path, "wb") as file:
-            np.save(file, models.counts)
-            np.save(file, models.contexts)
+            for array in (models.root, models.unigrams, models.bigrams, models.trigrams):
+                np.save(file, array)
 
     def score(self, path: Path, sample: Sample) -> np.ndarray:
-        of_pool, of_target = cross_entropy(_ngrams(str(path), sample.vocab_size), sample.offsets, sample.tokens).T
+        of_pool, of_target = cross_entropy(_ngrams(str(path)), sample.offsets, sample.tokens).T
         return of_pool - of_target
 
 
@@ -143,14 +142,14 @@ def _part(path: Path, number: int) -> Path:
     return path.with_suffix(f".{number}{path.suffix}")
 
 
-def _ngrams(path: str, vocab_size: int) -> NgramModels:
+def _ngrams(path: str) -> NgramModels:
     """The two models of a file, loaded once a process however many threads ask."""
     with _loading:
-        return _loaded(path, vocab_size)
+        return _loaded(path)
 
 
 @lru_cache(maxsize=2)  # windows are scored by the model of one half of the documents or of the other
-def _loaded(path: str, vocab_size: int) -> NgramModels:
+def _loaded(path: str) -> NgramModels:
     """Not mapped, so that they may lie in large pages."""
     with open(path, "rb") as file:
-        return NgramModels(vocab_size, np.load(file), np.load(file))
+        return NgramModels(*(np.load(file) for _ in range(4)))

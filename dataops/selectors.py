@@ -20,9 +20,10 @@ from dataops.window_weights import Selecting, weigh_by_score
 
 @dataclass(frozen=True, kw_only=True)
 class WeighTwoStage(Selecting):
-    """Weights of cells as `weigh` finds them, and inside a cell by words and word pairs."""
+    """Weights of cells as `weigh` finds them, but for the cap, which counts windows; inside by words and word pairs."""
 
     verb: ClassVar[str] = "weigh-two-stage"
+    revision: ClassVar[int] = 4
     keeps_cells: ClassVar[bool] = True
 
     buckets: int = 1 << 16
@@ -50,7 +51,7 @@ class WeighCrossEntropy(Selecting):
     """Weights of windows by the difference of two language models."""
 
     verb: ClassVar[str] = "weigh-cross-entropy"
-    revision: ClassVar[int] = 4
+    revision: ClassVar[int] = 5
 
     def build(self, work: Work, *inputs: Snapshot) -> Contents:
         """A mixture snapshot with `weights` and `factors`."""
@@ -62,6 +63,7 @@ class WeighStacked(Selecting):
     """Weights of windows by words and word pairs and by the difference of two language models, together."""
 
     verb: ClassVar[str] = "weigh-stacked"
+    revision: ClassVar[int] = 4
 
     buckets: int = 1 << 16
 

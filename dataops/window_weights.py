@@ -2,7 +2,7 @@
 
     sample      windows of pool and target, drawn by key
     fit         the scorer: from each half of the sample's documents, and from all of the target's and each half of the
-                pool's
+                pool's; a target of one document can't be halved and is calibrated on what it taught
     calibrate   on scores of windows by the half that had not seen them: the slopes from scores to
                 ln P(x | target) / P(x | pool), and the AUC
     score       every window of the pool, by the scorer that had not seen its half of the documents: one that had
@@ -173,13 +173,13 @@ def _sample(store: Store, task: Task) -> Receipt:
 def _learn(store: Store, task: Task) -> Receipt:
     """A scorer from the samples of target and pool, without the halves that the task names.
 
-    Where all documents of a side are in such a half they teach all the same: too few to hold back.
+    A side whose documents are all in such a half teaches all the same: there is nothing else to learn from.
     """
     scorer: Scorer = task["scorer"]
     sides = []
     for side, half in zip(("target", "pool"), task["without"], strict=True):
         sample, table = _read_sample(store, task, side)
-        taught = _halves(table["h64"].to_numpy()) != half
+        taught = _halves(table["h64"].to_numpy(), few=side == "target") != half
         sides.append(sample.part(taught) if taught.any() else sample)
     target, pool = sides
     path = Path(task["folder"]) / f"scorer-{task['number']}.model"
@@ -191,10 +191,9 @@ def _calibrate(store: Store, task: Task) -> Receipt:
     scorer: Scorer = task["scorer"]
     target, of_target = _read_sample(store, task, "target")
     pool, of_pool = _read_sample(store, task, "pool")
-    ours, theirs = (
-        _held_out_scores(scorer, sample, table["h64"].to_numpy(), task["models"])
-        for sample, table in ((target, of_target), (pool, of_pool))
-    )
+    halves = _halves(of_target["h64"].to_numpy(), few=True)
+    ours = _held_out_scores(scorer, target, halves, task["models"])
+    theirs = _held_out_scores(scorer, pool, _halves(of_pool["h64"].to_numpy()), task["models"])
     target_cells, pool_cells = of_target["cell"].to_numpy(), of_pool["cell"].to_numpy()
     offsets = _cell_ratios(store, task)
     slopes = calibrate(ours, theirs, target_offsets=offsets[target_cells], pool_offsets=offsets[pool_cells])
@@ -207,6 +206,7 @@ def _calibrate(store: Store, task: Task) -> Receipt:
         "auc": auc(ours, theirs),
         "auc_inside_cells": float((np.nan_to_num(inside) * share).sum() / share.sum()) if share.sum() else None,
         "cells_with_auc": int((share > 0).sum()),
+        **({} if len(set(halves.tolist())) == len(HALVES) else {"held_out": False}),
     }
     return {
         "slopes": slopes.tolist(),
@@ -227,14 +227,16 @@ def _read_sample(store: Store, task: Task, side: str) -> tuple[Sample, pa.Table]
     return sample, table
 
 
-def _halves(h64: np.ndarray) -> np.ndarray:
-    """Which half of the documents each window belongs to, int[n]."""
-    return (mix64(h64) & np.uint64(1)).astype(np.int64)
+def _halves(h64: np.ndarray, *, few: bool = False) -> np.ndarray:
+    """Which half of the documents each window belongs to, int[n]. Where `few` all fell into one, every second moves."""
+    halves = (mix64(h64) & np.uint64(1)).astype(np.int64)
+    if few and len(halves) and halves.min() == halves.max():
+        halves = np.unique(h64, return_inverse=True)[1].astype(np.int64) % len(HALVES)
+    return halves
 
 
-def _held_out_scores(scorer: Scorer, sample: Sample, h64: np.ndarray, models: Sequence[str]) -> np.ndarray:
-    """Scores of windows of documents `h64`, each by the model that learned without their half, in their order."""
-    halves = _halves(h64)
+def _held_out_scores(scorer: Scorer, sample: Sample, halves: np.ndarray, models: Sequence[str]) -> np.ndarray:
+    """Scores of windows of documents in these halves, each by the model that learned without theirs, in their order."""
     parts = [scorer.score(Path(models[half]), sample.part(halves == half)) for half in HALVES]
     scores = np.concatenate(parts)
     scores[np.argsort(halves, kind="stable")] = scores.copy()
@@ -280,7 +282,8 @@ def _score(store: Store, task: Task) -> Receipt:
         vocab_size=BpeTokenizer(store.local(task["tokenizer"])).vocab_size,
     )
     path = Path(task["folder"]) / f"score-{task['number']}.npy"
-    np.save(path, log_ratio(_held_out_scores(scorer, sample, windows.h64, task["models"]), task["slopes"]))
+    scores = _held_out_scores(scorer, sample, _halves(windows.h64), task["models"])
+    np.save(path, log_ratio(scores, task["slopes"]))
     return {"path": str(path), "windows": len(windows), "bytes": windows.text.nbytes}
 
 
@@ -340,13 +343,14 @@ def window_shares(
 ) -> np.ndarray:
     """The target's share of each pool window, float64[n], in proportion to tokens times exp(temperature * ratio).
 
-    With `shares` of cells float64[k], in proportion to that inside each cell, and the cells as they say.
+    With `shares` of cells float64[k], in proportion to that inside each cell, and the cells as they say, tempered too.
     """
     exponent = temperature * ratios.astype(np.float64)
     share = tokens * np.exp(exponent - exponent.max())
     if shares is not None:
         inside = np.bincount(cells, share, len(shares))
         alive = inside > 0
+        shares = np.where(shares > 0, shares, 0.0) ** temperature
         share = share * np.divide(shares, inside, out=np.zeros_like(shares), where=alive)[cells]
     return share / share.sum()
 

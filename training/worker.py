@@ -29,7 +29,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from catalog.errors import TamisError, UsageError
+from catalog.errors import NO_ROOM, StorageError, TamisError, UsageError
 from catalog.pack import Packs
 from training.checkpoint import write_file
 from training.config import Device, EarlyStopping, ModelConfig, TrainConfig
@@ -286,8 +286,16 @@ def _do(job: Job, context: GroupContext) -> None:
         job.run(context)
     except TamisError as error:  # Ray would try again what can't succeed, and bury the message
         if context.rank == 0:
-            described = {"kind": type(error).__name__, "message": str(error)}
-            write_file(job.run_dir / "failure.json", json.dumps(described).encode())
+            _write_down(job, error)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        _write_down(job, StorageError(f"the disk of {job.run_dir} is full: free space and run the same command again"))
+
+
+def _write_down(job: Job, error: TamisError) -> None:
+    described = {"kind": type(error).__name__, "message": str(error)}
+    write_file(job.run_dir / "failure.json", json.dumps(described).encode())
 
 
 def _check(jobs: Sequence[Job]) -> None:

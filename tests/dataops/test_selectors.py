@@ -27,7 +27,7 @@ from dataops.selectors import (
 )
 from dataops.split import Split
 from dataops.tokenize import Tokenize
-from dataops.window_weights import Selecting, sample_numbers, window_shares
+from dataops.window_weights import Selecting, _halves, sample_numbers, window_shares
 from tests.dataops.conftest import TOPICS, Selection, apply, ingest_rows, live, prose, rows_of, select
 
 SELECTORS = [
@@ -120,7 +120,9 @@ def test_held_out_auc_is_high_for_another_topic_and_a_half_inside_cells_of_one(
     for verb, mixture in mixtures.items():
         assert mixture.contents.summary["auc"] > 0.7, verb  # the pool holds a quarter of the target's topic itself
     inside = [each.contents.summary["auc_inside_cells"] for each in mixtures.values()]
-    assert all(0.35 < each < 0.65 for each in inside if each is not None)
+    told = [each for each in inside if each is not None]
+    assert told
+    assert all(0.35 < each < 0.65 for each in told)
 
 
 def test_a_larger_budget_contains_the_smaller_draw_copies_included(
@@ -287,13 +289,34 @@ def test_a_scored_mixture_goes_with_the_pool_it_was_weighed_on(
         apply(selection.catalog, Resample(tokens=100), selection.target, mixtures["weigh-ngrams"], into="wrong")
 
 
+def test_documents_of_a_small_target_are_halved_even_where_chance_puts_all_in_one() -> None:
+    h64 = np.arange(1, 400, dtype=np.uint64)
+    alike = h64[_halves(h64) == 1][:3]
+    halved = _halves(np.repeat(alike, 2), few=True)
+    assert sorted(halved.tolist()) in ([0, 0, 0, 0, 1, 1], [0, 0, 1, 1, 1, 1])
+    assert (halved[::2] == halved[1::2]).all(), "windows of a document stay together"
+    assert (_halves(h64, few=True) == _halves(h64)).all()
+    assert _halves(h64[:1], few=True).tolist() == [0]
+
+
+def test_a_target_of_one_document_says_that_nothing_was_held_out(
+    selection: Selection, mixtures: dict[str, Snapshot]
+) -> None:
+    catalog = selection.catalog
+    parts = (apply(catalog, Split(start=0.0, stop=n / 200), selection.target, into="part") for n in range(1, 200))
+    one = next(part for part in parts if len(live(catalog, part, "id")) == 1)
+    mixture = apply(catalog, WeighNgrams(tokens=4_000, buckets=4096), selection.pool, one, into="of-one")
+    assert mixture.contents.summary["held_out"] is False
+    assert "held_out" not in mixtures["weigh-ngrams"].contents.summary
+
+
 def test_window_shares_are_tokens_times_the_ratio_and_keep_cells_where_told() -> None:
     scores, cells, tokens = np.array([0.0, 1.0, 2.0, 0.0]), np.array([0, 0, 1, 1]), np.array([10, 20, 30, 40])
     free = window_shares(scores, cells, tokens, temperature=2.0, shares=None)
     expected = tokens * np.exp(2.0 * scores)
     assert free == pytest.approx(expected / expected.sum())
     kept = window_shares(scores, cells, tokens, temperature=2.0, shares=np.array([0.25, 0.75]))
-    assert kept[:2].sum() == pytest.approx(0.25)
+    assert kept[:2].sum() == pytest.approx(0.25**2 / (0.25**2 + 0.75**2))
     assert kept[1] / kept[0] == pytest.approx(2 * np.exp(2.0))
 
 

@@ -1,4 +1,4 @@
-"""The hashed trigram model is Witten-Bell smoothing, a distribution, and learns."""
+"""The trigram model is Witten-Bell smoothing with exact counts, a distribution, and learns."""
 
 from collections import Counter, defaultdict
 
@@ -31,7 +31,7 @@ def test_each_model_equals_witten_bell_from_dictionaries() -> None:
     draw = np.random.default_rng(0)
     texts = [draw.choice(8, draw.integers(1, 30), p=draw.dirichlet(np.ones(8))).tolist() for _ in range(12)]
     other = [draw.integers(0, 8, 20).tolist() for _ in range(3)]
-    models = fit_ngrams([ragged(other), ragged(texts)], vocab_size=8, bits=16)
+    models = fit_ngrams([ragged(other), ragged(texts)], vocab_size=8)
     held = [draw.integers(0, 8, size).tolist() for size in (1, 9, 9, 700)]
     for learned, found in zip((other, texts), cross_entropy(models, *ragged(held)).T.tolist(), strict=True):
         for text, nats in zip(held, found, strict=True):
@@ -44,7 +44,7 @@ def test_each_model_equals_witten_bell_from_dictionaries() -> None:
 def test_probabilities_of_all_tokens_sum_to_one() -> None:
     texts = [[1, 2, 3, 1, 2, 4], [2, 2, 3]]
     assert sum(slow_probability(texts, 6, (1, 2), token) for token in range(6)) == pytest.approx(1)
-    model = fit_ngrams([ragged(texts)], vocab_size=6, bits=16)
+    model = fit_ngrams([ragged(texts)], vocab_size=6)
     held = [[1, 2, token] for token in range(6)]
     whole = np.exp(-3 * cross_entropy(model, *ragged(held))[:, 0].astype(float))
     pair = np.exp(-2 * float(cross_entropy(model, *ragged([[1, 2]]))[0, 0]))
@@ -66,7 +66,19 @@ def test_tokens_beyond_the_vocabulary_are_refused() -> None:
         fit_ngrams([([0, 1], [9])], vocab_size=5)
 
 
-def test_a_crowded_table_still_gives_every_token_a_chance() -> None:
+def test_tables_grow_and_no_ngram_takes_the_counts_of_another() -> None:
     draw = np.random.default_rng(0)
-    texts = ragged([draw.integers(0, 5000, 3000).tolist()])
-    assert np.isfinite(cross_entropy(fit_ngrams([texts], vocab_size=5000, bits=6), *texts)).all()
+    texts = [draw.integers(0, 65536, size).tolist() for size in (30_000, 1, 0, 2)]
+    texts.append([0, 0, 0, 65535, 65535, 65535, 0, 0, 0])
+    models = fit_ngrams([ragged(texts), ragged(texts[1:])], vocab_size=65536)
+    every = [
+        Counter(zip(*(text[first:] for first in range(order)), strict=False)) for text in texts for order in (2, 3)
+    ]
+    for order, table, width in ((0, models.bigrams, 3), (1, models.trigrams, 1)):
+        expected = sum(every[order::2], Counter())
+        rows = table[table[:, 0] > 0].astype(np.int64)
+        low = rows[:, 1] >> 16, rows[:, 1] & 0xFFFF
+        keys = zip(*low, strict=True) if order == 0 else zip(rows[:, 0] - 1, *low, strict=True)
+        assert dict(zip(((*map(int, key),) for key in keys), rows[:, 2].tolist(), strict=True)) == expected
+        assert rows[:, 2 + width].sum() == sum(sum(every[order + 2 :: 2], Counter()).values())
+        assert 2 * len(rows) <= len(table)
