@@ -266,6 +266,12 @@ def begin(
     )
 
 
+def known(step: Step, *inputs: Snapshot, into: str, catalog: Catalog) -> Snapshot | None:
+    """The snapshot that `run` would return without doing anything, if there is one."""
+    inputs = tuple(catalog.current(each) for each in inputs)
+    return _known(catalog, identify(step, inputs, evidence_of(step, inputs)), into)
+
+
 def _known(catalog: Catalog, identity: str, into: str) -> Snapshot | None:
     made = [each for each in catalog.made_by(identity) if each.name == into]
     return made[-1] if made else None

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from training.forecast import Prediction
-from training.routes import Route
+if TYPE_CHECKING:
+    from training.forecast import Prediction
+    from training.routes import Route
 
 FEWEST_HELD_OUT = 8  # documents: below, an interval over documents says little
 MOST_OUTSIDE = 0.5  # share of target windows beyond the pool's 99th percentile; 0.01 is no difference

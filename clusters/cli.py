@@ -95,7 +95,8 @@ def system_problem(error: OSError) -> str:
     if isinstance(error, ConnectionError) and address:
         return f"RAY_ADDRESS is {address}: no Ray answers there; start one (`ray start --head`) or unset the variable"
     if error.errno in NO_ROOM:
-        return f"{error.filename or 'the disk'}: no room is left: free space and run the same command again"
+        where = f" at {error.filename}" if error.filename else ""
+        return f"the disk is full{where}: free space and run the same command again"
     if error.filename is None:
         return ""
     if isinstance(error, FileExistsError | NotADirectoryError):

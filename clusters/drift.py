@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from catalog.catalog import Catalog
+from catalog.errors import UsageError
+from catalog.lineage import waterfall
 from catalog.snapshot import Snapshot
+from clusters.console import Console
 from clusters.origins import Origins, curation, last_made_by, origins_of, settings_of
-from clusters.recipes import Recipe, Stated, stated
+from clusters.recipes import Recipe, Stated, override, pinned, stated
+from clusters.runner import run_recipe
 
 CHAMPION = "-champion"
 BLIND = 0.25  # above chance: where a shift so large could be chance, the screen says so
 MUCH_OUTSIDE = 0.1  # share of new windows further out than 99% of the pool's, from which on the pool is to blame
 ADVICE = {
-    "retrain": "Retrain: `tamis refresh {model} --add {paths} --out DIR`",
+    "retrain": "Retrain: `tamis refresh {model} --add {paths} --out DIR{store}`",
     "watch": "Do not retrain yet: the text changed, but this much of it shows neither a large shift nor a worse model",
     "no-drift": "Do not retrain",
 }
@@ -23,6 +29,15 @@ ADVICE = {
 def base_name(model: str) -> str:
     """What names of snapshots about a model begin with."""
     return model.removesuffix(CHAMPION)
+
+
+def serving(catalog: Catalog, reference: str) -> Snapshot:
+    """The model that is meant: by a name without a version the champion of its refreshes, where it has one."""
+    asked = catalog.current(catalog.snapshot(reference))
+    champion = f"{base_name(asked.name)}{CHAMPION}"
+    if "@" in reference or champion not in catalog.snapshots:
+        return asked
+    return catalog.current(catalog.snapshot(champion))
 
 
 def drift_recipe(catalog: Catalog, reference: str, paths: Sequence[str]) -> Recipe:
@@ -84,13 +99,60 @@ def held_out_text(made_with: Origins, base: str) -> tuple[str, list[Stated]]:
     return f"{base}-held-out", [stated(f"{base}-held-out", "join", *refs)]
 
 
-def drift_screen(found: Mapping[str, Any], *, model: str, paths: Sequence[str]) -> str:
+def drift_now(
+    reference: str,
+    paths: Sequence[str],
+    *,
+    store: str,
+    executor: str,
+    workers: int,
+    assignments: Sequence[str],
+    console: Console | None = None,
+    shown: Sequence[str] = (),
+    at: str = "",
+) -> tuple[str, str]:
+    """Run the recipe: the verdict, "" where no text is new, and what to tell the user.
+
+    `shown` are the paths as the user gave them, `at` the option that names the store. Raises UsageError where so few
+    documents are left that nothing can be told.
+    """
+    from dataops.drift import FEWEST, fresh_documents
+
+    catalog = Catalog.open(store)
+    model = serving(catalog, reference)
+    recipe = override(drift_recipe(catalog, model.ref, paths), assignments)
+    base, run = base_name(model.name), partial(run_recipe, store=store, executor=executor, workers=workers)
+    last = [entry.name for entry in recipe.entries].index(f"{base}-new-cells")
+    read = run(Recipe(entries=recipe.entries[: last + 1]), console=console)
+    new, target = read[f"{base}-new-cells"].contents, origins_of(catalog, model.ref).target.contents
+    fresh = fresh_documents(catalog.store, (new.shards, new.layers), (target.shards, target.layers))
+    dropped = _dropped(catalog.refresh(), read[f"{base}-new-tokens"])
+    if new.rows and not fresh:
+        return "", f"nothing to measure: all {new.rows:,} documents are in the target already{dropped}"
+    if fresh < FEWEST:
+        raise UsageError(f"{fresh} new documents{dropped}: expected at least {FEWEST} to compare with the target")
+    made = run(Recipe(entries=tuple(pinned(entry, read) for entry in recipe.entries[last + 1 :])), console=console)
+    found = made[f"{base}-drift"].contents.summary
+    return found["verdict"], drift_screen(found, model=reference, paths=shown or paths, dropped=dropped, at=at)
+
+
+def _dropped(catalog: Catalog, text: Snapshot) -> str:
+    """What the rules took of new text, in words; "" when nothing."""
+    losses = waterfall(catalog, text)
+    rules = ", ".join(f"{loss.rule} {loss.dropped_documents:,}" for loss in losses if loss.dropped_documents)
+    if not rules:
+        return ""
+    read = losses[0].documents
+    return f" ({read - text.contents.rows:,} of {read:,} did not pass the target's rules: {rules})"
+
+
+def drift_screen(found: Mapping[str, Any], *, model: str, paths: Sequence[str], dropped: str = "", at: str = "") -> str:
     """The measures, each beside what chance makes of it, and what follows; `model` is the reference as it was given."""
     known = f" ({found['known_documents']:,} more are in the target already)" if found["known_documents"] else ""
     seen_from, cells = found["psi_limit"] - found["psi_expected"], f"PSI over {found['cells']} cells"
     lines = [
         f"{found['documents']:,} new documents{known} against {found['target_documents']:,} of the target of "
-        f"{found['model']}",
+        f"{found['model']}{dropped}",
         "",
         f"  {'measure':<34} {'new':>8} {'without drift':>14} {'by chance below':>16} {'p':>7}",
         f"  {cells:<34} {found['psi']:>8.3f} {found['psi_expected']:>14.3f} "
@@ -109,4 +171,5 @@ def drift_screen(found: Mapping[str, Any], *, model: str, paths: Sequence[str]) 
         lines.append(f"  so few documents: a shift below {seen_from:.2f} above chance could not be told from chance")
     if found["outside_low"] > 0 and found["outside"] > MUCH_OUTSIDE:
         lines.append("  much of it is like nothing in the pool: retraining needs pool text that is, `--pool PATH`")
-    return "\n".join([*lines, "", ADVICE[found["verdict"]].format(model=model, paths=" ".join(paths))])
+    advice = ADVICE[found["verdict"]].format(model=model, paths=shlex.join(paths), store=f" {at}" if at else "")
+    return "\n".join([*lines, "", advice])

@@ -14,6 +14,7 @@ from typing import Any
 from catalog.catalog import Catalog
 from catalog.errors import UsageError
 from catalog.snapshot import Snapshot
+from catalog.tables import read_live
 from catalog.takedown import RULE
 from clusters.recipes import Stated
 
@@ -170,6 +171,7 @@ def _held_out(catalog: Catalog, model: Snapshot, target: Snapshot, validations: 
     """Text of the target on which the model was evaluated, without what fine-tuning looked at, oldest first."""
     texts = _files(target)
     looked_at = {part.id for each in validations for part in _parts(catalog, each)}
+    seen = _ids(catalog, target, *validations)
     found: dict[str, Snapshot] = {}
     for evaluation in catalog.history:
         if made_by(catalog, evaluation) != "evaluate" or not catalog.is_live(evaluation):
@@ -177,8 +179,10 @@ def _held_out(catalog: Catalog, model: Snapshot, target: Snapshot, validations: 
         documents, *models = inputs_of(catalog, evaluation)
         if model.id in {each.id for each in models}:
             for part in _parts(catalog, documents):
-                if part.id not in looked_at and _files(part) <= texts:
-                    found.setdefault(part.id, part)
+                if part.id in looked_at or part.id in found or not _files(part) <= texts:
+                    continue
+                if seen.isdisjoint(_ids(catalog, part)):  # else training or validation read some of it
+                    found[part.id] = part
     return tuple(found.values())
 
 
@@ -187,6 +191,16 @@ def _parts(catalog: Catalog, documents: Snapshot) -> list[Snapshot]:
     if made_by(catalog, documents) != "join":
         return [documents]
     return [part for each in inputs_of(catalog, documents) for part in _parts(catalog, each)]
+
+
+def _ids(catalog: Catalog, *snapshots: Snapshot) -> set[str]:
+    """Ids of the live documents."""
+    return {
+        name
+        for each in snapshots
+        for shard in each.contents.shards
+        for name in read_live(catalog.store, shard, each.contents.layers, ["id"])["id"].to_pylist()
+    }
 
 
 def _files(documents: Snapshot) -> set[str]:

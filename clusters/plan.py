@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from catalog.catalog import Catalog
 from catalog.errors import Declined, UsageError
 from catalog.snapshot import Snapshot
 from clusters.advice import too_short, too_small, uncovered
 from clusters.console import Console
-from clusters.plan_report import outside, report_of
-from clusters.plan_screen import plan_screen
+from clusters.plan_report import outside, refusal_of, report_of
+from clusters.plan_screen import plan_screen, refusal_screen
 from clusters.recipes import Recipe, Stated, override
 from clusters.runner import run_recipe
-from clusters.specialize import MODELS, Request, recipe_for, tuning_tokens
+from clusters.specialize import MODELS, Request, recipe_for, recipe_with, tuning_tokens
 from training.config import batch_rows_for, scaled_rate, smallest
 from training.context import check_gpu
 from training.forecast import doublings_of
@@ -42,13 +42,19 @@ class Proxies:
             raise UsageError(f"proxies of {list(self.tokens)} tokens: expected different sizes, from small to large")
 
 
-def proxies_for(request: Request, planned: Stated, *, tokens: Sequence[int], params: int | None) -> Proxies:
+def proxies_for(recipe: Recipe, *, tokens: Sequence[int], params: int | None) -> Proxies:
     """The proxies asked for; by default a quarter of the parameters, or the smallest shape of this vocabulary.
 
-    Raises UsageError for proxies that are not smaller than the planned run.
+    Raises UsageError for proxies that are not smaller than the planned run, or too small for the vocabulary.
     """
-    size = {name: int(planned.settings[name]) for name in ("tokens", "params")}
-    least = smallest(vocab_size=request.vocab_size, context=request.context).num_parameters
+    settings = {entry.name: entry.settings for entry in recipe.entries}
+    size = {name: int(settings[MODELS[1]][name]) for name in ("tokens", "params")}
+    vocab_size = int(settings["tokenizer"]["vocab_size"])
+    least = smallest(vocab_size=vocab_size, context=int(settings[LAST]["context"])).num_parameters
+    if params is not None and params < least:
+        raise UsageError(
+            f"--proxy-params {params:,} is too small for a vocabulary of {vocab_size:,}: expected at least {least:,}"
+        )
     by_share = sorted({max(1, size["tokens"] // share) for share in SHARES})
     proxies = Proxies(tokens=tuple(tokens or by_share), params=params or max(size["params"] // 4, least))
     doublings_of([(each, proxies.params) for each in proxies.tokens], **size)
@@ -111,10 +117,13 @@ def check(made: Mapping[str, Snapshot]) -> None:
 def prepared(
     request: Request, *, proxy_tokens: Sequence[int], proxy_params: int | None, assignments: Sequence[str]
 ) -> tuple[Stated, Recipe]:
-    """The run that is planned, and the recipe of the plan; `assignments` speak of the main job's entries."""
-    recipe = override(recipe_for(request), assignments)
+    """The run that is planned, and the recipe of the plan; `assignments` speak of entries of the main job or of it."""
+    names = {entry.name for entry in recipe_for(request).entries}
+    of_job = [each for each in assignments if each.partition(".")[0] in names]
+    recipe = recipe_with(request, of_job)
     planned = next(entry for entry in recipe.entries if entry.name == MODELS[1])
-    return planned, plan_recipe(recipe, proxies_for(request, planned, tokens=proxy_tokens, params=proxy_params))
+    proxies = proxies_for(recipe, tokens=proxy_tokens, params=proxy_params)
+    return planned, override(plan_recipe(recipe, proxies), [each for each in assignments if each not in of_job])
 
 
 def plan_now(
@@ -139,11 +148,24 @@ def plan_now(
         check_gpu()  # its speed is measured in this process, whatever cluster trains
     console = Console()
     console.title(f"tamis plan: {planned.settings['tokens']:,} tokens and {planned.settings['params']:,} parameters")
-    made = run_recipe(recipe, store=store, executor=executor, workers=workers, console=console, check=check)
+    made: dict[str, Snapshot] = {}
+
+    def look(so_far: Mapping[str, Snapshot]) -> None:
+        made.update(so_far)
+        check(so_far)
+
+    try:
+        run_recipe(recipe, store=store, executor=executor, workers=workers, console=console, check=look)
+    except Declined as declined:
+        refusal = refusal_of(Catalog.open(store), made, refused=str(declined))
+        _print(refusal, refusal_screen, output_format)
+        raise
     report = report_of(Catalog.open(store), made, planned, max_params=max_params, tasks=tasks, hours=hours)
-    if output_format == "json":
-        sys.stdout.write(json.dumps(dataclasses.asdict(report), indent=1) + "\n")
-    else:
-        print(plan_screen(report))
+    _print(report, plan_screen, output_format)
     if report.refused:
         raise Declined(report.refused)
+
+
+def _print(found: Any, screen: Callable[[Any], str], output_format: str) -> None:
+    """A report for a program or for a person."""
+    print(json.dumps(dataclasses.asdict(found), indent=1) if output_format == "json" else screen(found))

@@ -86,6 +86,33 @@ class Report:
     refused: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """What a plan knows when it ends early; `selection` is None where nothing was weighed yet."""
+
+    pool: Side
+    target: Side
+    leaked: int
+    near_leaked: int
+    validation: int
+    selection: Selection | None
+    refused: str
+
+
+def refusal_of(catalog: Catalog, made: Mapping[str, Snapshot], *, refused: str) -> Refusal:
+    """What was made until it turned out that the pool can't help."""
+    leaked, near = leaks_of(catalog.store, made["clean"])
+    return Refusal(
+        pool=_side(catalog, made["clean-tokens"]),
+        target=_side(catalog, made["target-tokens"]),
+        leaked=leaked,
+        near_leaked=near,
+        validation=made["validation"].contents.rows,
+        selection=selection_of(catalog, made) if "mixture" in made else None,
+        refused=refused,
+    )
+
+
 def report_of(
     catalog: Catalog,
     made: Mapping[str, Snapshot],

@@ -14,7 +14,7 @@ from clusters.screens import AFTER, BEFORE, waterfall_table
 from training.routes import Rates
 
 if TYPE_CHECKING:
-    from clusters.plan_report import Report, Selection, Side
+    from clusters.plan_report import Refusal, Report, Selection, Side
     from training.forecast import Prediction
 
 STAGES = {"before": "before fine-tuning", "after": "after fine-tuning"}
@@ -22,16 +22,7 @@ STAGES = {"before": "before fine-tuning", "after": "after fine-tuning"}
 
 def plan_screen(report: Report) -> str:
     """Everything a plan says, for a person."""
-    held_out = f"{report.validation:,} documents for validation and {report.test:,} for the test"
-    lines = [
-        "",
-        "Pool",
-        _side(report.pool),
-        "Target",
-        _side(report.target),
-        f"  of these, {held_out}",
-        _leakage(report),
-    ]
+    lines = _curation(report, f"{report.validation:,} documents for validation and {report.test:,} for the test")
     lines += ["", f"Selection, for a stream of {report.tokens:,} tokens", *_selection(report.selection)]
     lines += ["", f"Gain of resampling, bits/byte on {report.validation:,} documents (above 0: it helps)"]
     lines += _gains(report.pairs)
@@ -43,13 +34,26 @@ def plan_screen(report: Report) -> str:
     return "\n".join([*lines, "", f"Recommended: {report.advice.route}", *reason])
 
 
+def refusal_screen(found: Refusal) -> str:
+    """What a plan that ends early found out, for a person; the reason follows as an error."""
+    lines = _curation(found, f"{found.validation:,} documents for validation")
+    if found.selection:
+        lines += ["", "Selection", *_selection(found.selection)]
+    return "\n".join([*lines, "", "Recommended: nothing"])
+
+
+def _curation(found: Report | Refusal, held_out: str) -> list[str]:
+    sides = ["Pool", _side(found.pool), "Target", _side(found.target)]
+    return ["", *sides, f"  of these, {held_out}", _leakage(found)]
+
+
 def _side(side: Side) -> str:
     if side.losses:
         return waterfall_table(list(side.losses))
     return f"  {side.documents:,} documents, {side.tokens:,} tokens; nothing was dropped"
 
 
-def _leakage(report: Report) -> str:
+def _leakage(report: Report | Refusal) -> str:
     if not report.leaked:
         return "Leakage: no pool document shares a long passage with the target, validation and test included"
     return (

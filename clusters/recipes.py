@@ -23,7 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from catalog.errors import BadInput, UsageError
 from catalog.run import Step
-from catalog.snapshot import NAME
+from catalog.snapshot import NAME, Snapshot
 from clusters.registry import STEPS, check_inputs, step_class
 
 
@@ -124,6 +124,11 @@ def override(recipe: Recipe, assignments: Sequence[str]) -> Recipe:
             raise UsageError(f"--set {assignment!r}: {value!r} is not YAML") from error
         entries[name] = dataclasses.replace(entry, settings={**entry.settings, setting: given})
     return Recipe(entries=tuple(entries.values()))
+
+
+def pinned(entry: Stated, made: Mapping[str, Snapshot]) -> Stated:
+    """The entry with versions for names: of two commands in turn the newest of a name may be the other one's."""
+    return dataclasses.replace(entry, inputs=tuple(made[name].ref if name in made else name for name in entry.inputs))
 
 
 def make_step(verb: str, settings: Mapping[str, Any]) -> Step:

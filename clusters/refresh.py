@@ -12,13 +12,13 @@ All of it is a recipe. Only the name of the winner, MODEL-champion, is given aft
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from catalog.catalog import Catalog
-from catalog.errors import UsageError
+from catalog.errors import Declined, UsageError
 from catalog.projection import publish
 from catalog.snapshot import Snapshot
 from clusters.console import Console
@@ -35,9 +35,9 @@ from clusters.origins import (
     settings_of,
     undone_before,
 )
-from clusters.recipes import Recipe, Stated, override, stated
+from clusters.recipes import Recipe, Stated, make_step, override, pinned, stated, validate
 from clusters.registry import SELECTOR
-from clusters.runner import run_recipe
+from clusters.runner import executor_for, known_run, run_recipe
 from clusters.specialize import write_export
 
 REPLAY = 0.3  # of the stream is pool text
@@ -207,21 +207,26 @@ def refresh_now(
     assignments: Sequence[str],
     console: Console,
 ) -> str:
-    """Run the recipe, name the winner, write it to `out`/model; what to tell the user. Raises UsageError."""
+    """Run the recipe, name the winner, write it to `out`/model; what to tell the user. Raises UsageError, Declined."""
     catalog = Catalog.open(store)
     sequence = catalog.sequence
-    recipe = override(refresh_recipe(catalog, reference, new), assignments)
-    champion = catalog.current(catalog.snapshot(reference))
-    base = base_name(champion.name)
+    base, recipe = _recipe_of_what_serves(catalog, reference, new, assignments)
+    executor_for(validate(recipe), executor, workers=workers)  # all of it: nothing is stored before settings are right
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out}: a file is in the way, expected a folder")
     run = partial(run_recipe, store=store, executor=executor, workers=workers, console=console)
     parts = [f"{base}-added-{part}" for part in PARTS]
     last = [entry.name for entry in recipe.entries].index(parts[-1])
     read = run(Recipe(entries=recipe.entries[: last + 1]))
     if not _is_enough({name: read[name].contents.rows for name in parts}):
-        return f"nothing to do: no document is new and passes the rules; `tamis show {base}-added-pure` says why"
+        waiting = " and ".join(name for name, given in (("feedback", new.feedback), ("pool text", new.pool)) if given)
+        return f"nothing to do: no document is new and passes the rules; `tamis show {base}-added-pure` says why" + (
+            f"; not read, as it counts with new text only: {waiting}" if waiting else ""
+        )
+    _check_judges(catalog.refresh(), recipe, read, base)
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.yaml").write_text(recipe.to_yaml())
-    made = run(Recipe(entries=tuple(_pinned(entry, read) for entry in recipe.entries[last + 1 :])))
+    made = run(Recipe(entries=tuple(pinned(entry, read) for entry in recipe.entries[last + 1 :])))
     gate = made[f"{base}-gate"].contents.summary
     winner = catalog.current(catalog.refresh().snapshot(gate["winner"]))
     scores = [made[f"{base}-{text}-scores"].ref for text in ("old", "added")]
@@ -233,9 +238,40 @@ def refresh_now(
     return done + gate_screen(gate, named=named, model=out / "model")
 
 
-def _pinned(entry: Stated, made: Mapping[str, Snapshot]) -> Stated:
-    """The entry with versions for names: of two refreshes in turn the newest of a name may be the other one's."""
-    return replace(entry, inputs=tuple(made[name].ref if name in made else name for name in entry.inputs))
+def _recipe_of_what_serves(
+    catalog: Catalog, reference: str, new: Additions, assignments: Sequence[str]
+) -> tuple[str, Recipe]:
+    """What the names of a refresh begin with, and its recipe, which begins with the model that serves.
+
+    A refresh that was done before is found in the catalog, though its challenger serves now. Raises UsageError where a
+    version is named that does not serve: its challenger would take the place of one that it was never compared with.
+    """
+    asked = catalog.current(catalog.snapshot(reference))
+    base = base_name(asked.name)
+    name = f"{base}{CHAMPION}"
+    recipe = override(refresh_recipe(catalog, reference, new), assignments)
+    served = catalog.current(catalog.snapshot(name)) if name in catalog.snapshots else asked
+    if served.id == asked.id:
+        return base, recipe
+    done = known_run(recipe, catalog)
+    if done and catalog.snapshot(done[f"{base}-gate"].contents.summary["winner"]).id == served.id:
+        return base, recipe
+    if "@" in reference:
+        raise UsageError(f"{asked.ref} does not serve, {served.ref} does: refresh {name}, or name the model without @")
+    return base, override(refresh_recipe(catalog, name, new), assignments)
+
+
+def _check_judges(catalog: Catalog, recipe: Recipe, read: Mapping[str, Snapshot], base: str) -> None:
+    """Raise Declined where the gate would refuse any challenger: too few documents are held out to judge by."""
+    entries = {entry.name: entry for entry in recipe.entries}
+    old, added = (entries[f"{base}-{text}-scores"].inputs[0] for text in ("old", "added"))
+    documents = {name: (read.get(name) or catalog.snapshot(name)).contents.rows for name in (old, added)}
+    fewest = make_step("gate", entries[f"{base}-gate"].settings).fewest_documents  # type: ignore[attr-defined]
+    if min(documents.values()) < fewest:
+        raise Declined(
+            f"too little text to judge a new model by: {documents[added]} of the new documents and {documents[old]} of "
+            f"before are held out, the gate wants {fewest} of each; give more, or --set {base}-gate.fewest_documents=N"
+        )
 
 
 def _is_enough(documents: Mapping[str, int]) -> bool:

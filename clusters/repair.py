@@ -1,9 +1,9 @@
 """`tamis verify --repair`: rebuild what can be rebuilt, and say of the rest what is lost.
 
-The projection is rebuilt from the log, lists of shards and figures from the other parts (catalog.rebuild). A damaged or
-missing data file is made again by running the step that made it on the inputs that it had: the same step on the same
-inputs gives the same bytes, and the digest in the file's name says whether it did. Files of earlier steps come first,
-so that later ones find their inputs.
+A file of the log is written anew from its copy in the log. The projection is rebuilt from the log, lists of shards and
+figures from the other parts (catalog.rebuild). A damaged or missing data file is made again by running the step that
+made it on the inputs that it had: the same step on the same inputs gives the same bytes, and the digest in the file's
+name says whether it did. Files of earlier steps come first, so that later ones find their inputs.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from catalog.audit import Verification, check_file
 from catalog.catalog import Catalog
 from catalog.errors import CorruptStore, TamisError
 from catalog.fingerprint import fingerprint
+from catalog.log_check import mend
 from catalog.manifest import LIVE, filed
 from catalog.projection import FILENAME, is_whole, publish, published_path
 from catalog.rebuild import freed, rebuild_counts, rebuild_manifest
@@ -37,11 +38,12 @@ def repair(
     catalog: Catalog, found: Verification, *, executor: Executor, console: Console, sources: Sequence[str]
 ) -> list[str]:
     """Repair what `verify` found and say what became of each file. `sources` are the files that were ingested."""
+    lines = [f"{REBUILT} {flaw.name}: the log holds a copy" for flaw in mend(catalog.store)]
     if catalog.pending and not found.damaged:
         finish(catalog, executor, console)
     catalog = Catalog(catalog.store)  # what was read of damaged manifests is forgotten
     left = {ref.path: ref for ref in found.damaged}
-    lines = _manifests(catalog, left)
+    lines += _manifests(catalog, left)
     lines += _written_again(catalog, left, executor=executor, console=console, sources=sources)
     lines += _counted_again(catalog, left)
     lines += [f"{LOST} {ref.path}: the record of a takedown" for ref in catalog.records() if ref.path in left]

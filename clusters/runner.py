@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from catalog.catalog import Catalog
-from catalog.run import Executor, Step, Work, begin, run
+from catalog.run import Executor, Step, Work, begin, known, run
 from catalog.snapshot import Snapshot
 from clusters.console import Console
 from clusters.recipes import Recipe, Stated, validate
@@ -64,6 +64,17 @@ def run_recipe(
         made[entry.name] = run(step, *inputs, into=entry.name, catalog=catalog, executor=chosen, listener=console.stage)
         console.done(facts(made[entry.name]), reused=catalog.sequence == before)
         check(made)
+    return made
+
+
+def known_run(recipe: Recipe, catalog: Catalog) -> dict[str, Snapshot] | None:
+    """What the recipe made when it ran before, by name; None where something of it would have to be computed."""
+    made: dict[str, Snapshot] = {}
+    for entry, step in validate(recipe):
+        found = known(step, *_inputs(entry, made, catalog), into=entry.name, catalog=catalog)
+        if found is None:
+            return None
+        made[entry.name] = found
     return made
 
 
@@ -138,6 +149,8 @@ def _inputs(entry: Stated, made: Mapping[str, Snapshot], catalog: Catalog) -> li
 
 def _input_bytes(steps: Sequence[tuple[Stated, Step]]) -> int:
     """Size of the files that the recipe ingests. Raises BadInput for one that can't be read."""
+    from dataops.feedback import IngestFeedback
     from dataops.ingest import Ingest
 
-    return sum(each.num_bytes for _, step in steps if isinstance(step, Ingest) for each in step.inputs())
+    reading = (step for _, step in steps if isinstance(step, Ingest | IngestFeedback))
+    return sum(each.num_bytes for step in reading for each in step.inputs())

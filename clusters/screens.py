@@ -6,7 +6,7 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from catalog.errors import UsageError
 from catalog.lineage import Loss, waterfall
 from catalog.query import render, sql
 from catalog.snapshot import Snapshot
+from clusters.advice import FEWEST_HELD_OUT, MOST_OUTSIDE
 
 BEFORE = ("specialized", "generic")
 AFTER = ("specialized-tuned", "generic-tuned")
@@ -49,7 +50,7 @@ def facts(snapshot: Snapshot) -> str:
         "classifier": "accuracy {accuracy:.3f}, macro F1 {macro_f1:.3f} on {held_out_documents:,} held-out documents",
         "mixture": "{cells} cells, effective sample {effective_sample_size:.1f} cells"
         + (", target coverage {coverage:.3f}" if "coverage" in summary else "")
-        + (", THE POOL AS IT IS: too small for this stream and its cap" if summary.get("pool_too_small") else ""),
+        + "".join(_warnings(summary)),
         "packs": "{rows:,} rows of {context} tokens",
         "model": "{parameters:,} parameters" + (", {tokens:,} tokens, loss {loss:.3f}" if "loss" in summary else ""),
         "export": "{model}, {bits_per_byte:.4f} bits/byte on validation",
@@ -66,6 +67,18 @@ def facts(snapshot: Snapshot) -> str:
     if contents.kind == "evaluation":
         return ", ".join(f"{row['model']} {row['bits_per_byte']:.3f}" for row in summary["results"]) + " bits/byte"
     return wanted[contents.kind].format(**summary) if contents.kind in wanted else contents.kind
+
+
+def _warnings(summary: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with a mixture."""
+    if summary.get("pool_too_small"):
+        yield ", THE POOL AS IT IS: too small for this stream and its cap"
+    if "slopes" in summary and not any(summary["slopes"]):
+        yield ", THE POOL AS IT IS: the scores do not tell the target from it"
+    if summary.get("held_out") is False:
+        yield ", CALIBRATED ON WHAT IT LEARNED: the target has one document"
+    if summary.get("coverage", 1.0) < 1 - MOST_OUTSIDE:
+        yield ", THE POOL CAN HARDLY HELP: most of the target lies further from its cells than 99% of the pool"
 
 
 def show_screen(catalog: Catalog, reference: str) -> str:
@@ -171,7 +184,8 @@ def last_screen(catalog: Catalog, made: Mapping[str, Snapshot], model: Path, *, 
         "A sample, after the prompt in brackets",
         f"  [{prompt}] " + _indent(continue_text(store, made[best].ref, prompt)),
     ]
-    lines += ["", "To look further", *(f"  {command}" for command in suggestions(catalog, made, store=store))]
+    further = suggestions(catalog, made, store=store, prompt=prompt)
+    lines += ["", "To look further", *(f"  {command}" for command in further)]
     return "\n".join(lines)
 
 
@@ -186,7 +200,8 @@ def results_table(summary: Mapping[str, Any]) -> str:
         if row is not None:
             lines.append(
                 f"  {title}: {pair[0]} - {pair[1]} = {row['difference']:+.4f} bits/byte, "
-                f"95% interval [{row['low']:+.4f}, {row['high']:+.4f}]: {verdict(row)}"
+                f"95% interval [{row['low']:+.4f}, {row['high']:+.4f}]: "
+                f"{verdict(row, documents=summary['results'][0]['documents'])}"
             )
     return "\n".join(lines)
 
@@ -205,14 +220,16 @@ def forgetting(summary: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def verdict(row: Mapping[str, Any]) -> str:
-    """What the interval allows to say."""
+def verdict(row: Mapping[str, Any], *, documents: int) -> str:
+    """What the interval allows to say; over few documents a bootstrap is too sure of itself."""
+    if documents < FEWEST_HELD_OUT:
+        return f"too few documents to tell ({documents})"
     if row["high"] < 0:
         return "importance resampling is better"
     return "importance resampling is worse" if row["low"] > 0 else "no difference can be told"
 
 
-def suggestions(catalog: Catalog, made: Mapping[str, Snapshot], *, store: str) -> list[str]:
+def suggestions(catalog: Catalog, made: Mapping[str, Snapshot], *, store: str, prompt: str) -> list[str]:
     """Shell commands that work where this one was given."""
     tamis, at = program(), f"--store {shlex.quote(store)}"
     model = made[made["export"].contents.summary["model"]].ref
@@ -229,7 +246,7 @@ def suggestions(catalog: Catalog, made: Mapping[str, Snapshot], *, store: str) -
         *explained,
         f"{tamis} show {at} {made['resampled'].ref}",
         f"{tamis} log {at} {model}",
-        f'{tamis} generate {at} {model} "The function returns"',
+        f"{tamis} generate {at} {model} {shlex.quote(prompt)}",
     ]
 
 

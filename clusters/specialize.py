@@ -5,6 +5,7 @@ Nothing happens here that a recipe can't say: `tamis specialize --print-recipe` 
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -98,12 +99,31 @@ def recipe_for(request: Request) -> Recipe:
         raise UsageError(f"--trunk {request.trunk:g}: expected a share of the tokens, 0 to below 1")
     if request.device not in get_args(Device):
         raise UsageError(f"no device {request.device!r}: expected {', '.join(get_args(Device))}")
-    if request.params < request.vocab_size * 64 * 2:
+    if not math.isfinite(request.minutes):
+        raise UsageError(f"--minutes {request.minutes:g}: expected a number of minutes, or --tokens")
+    recipe = Recipe(entries=(*_curation(request), *_selection(request), *_training(request)))
+    _check_size(recipe)
+    return recipe
+
+
+def recipe_with(request: Request, assignments: Sequence[str]) -> Recipe:
+    """The recipe with settings changed by `name.setting=value`. Raises UsageError for those that can't be."""
+    recipe = override(recipe_for(request), assignments)
+    if assignments:
+        validate(recipe)
+        _check_size(recipe)
+    return recipe
+
+
+def _check_size(recipe: Recipe) -> None:
+    """Raise UsageError where the models are too small for the vocabulary."""
+    entries = {entry.name: entry.settings for entry in recipe.entries}
+    params, vocab_size = int(entries[MODELS[0]]["params"]), int(entries["tokenizer"]["vocab_size"])
+    if params < (least := vocab_size * 64 * 2):
         raise UsageError(
-            f"--params {request.params:,} is too small for a vocabulary of {request.vocab_size:,}: expected at least "
-            f"{request.vocab_size * 64 * 2:,}, or a recipe (--print-recipe) with a smaller vocab_size and params"
+            f"--params {params:,} is too small for a vocabulary of {vocab_size:,}: expected at least {least:,}, or a "
+            "smaller --vocab-size"
         )
-    return Recipe(entries=(*_curation(request), *_selection(request), *_training(request)))
 
 
 def _curation(request: Request) -> list[Stated]:
@@ -216,7 +236,7 @@ def specialize_now(
 
     Settings and inputs are looked at before anything is written. Raises UsageError or BadInput.
     """
-    recipe = override(recipe_for(request), assignments)
+    recipe = recipe_with(request, assignments)
     executor_for(validate(recipe), executor, workers=workers)
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.yaml").write_text(recipe.to_yaml())
@@ -227,10 +247,20 @@ def specialize_now(
 
 def run_and_export(recipe: Recipe, model: Path, *, store: str, executor: str, workers: int, console: Console) -> None:
     """Run the recipe of a request, write the best model to the folder `model`, print the last screen."""
-    made = run_recipe(recipe, store=store, executor=executor, workers=workers, console=console)
+    made = run_recipe(recipe, store=store, executor=executor, workers=workers, console=console, check=_check_parts)
     catalog = Catalog.open(store)
     write_export(catalog, made["export"], model)
     print("\n".join([last_screen(catalog, made, model, store=store), *prediction_lines(catalog, made)]))
+
+
+def _check_parts(made: Mapping[str, Snapshot]) -> None:
+    """Raise UsageError as soon as a part of the target that judges turns out to be empty."""
+    name = list(made)[-1]
+    if name in ("validation", "test") and not made[name].contents.rows:
+        raise UsageError(
+            f"none of the target's {made['target-tokens'].contents.rows} clean documents fell into its part for "
+            f"{name}: give more text of the target"
+        )
 
 
 def write_export(catalog: Catalog, exported: Snapshot, folder: Path) -> None:

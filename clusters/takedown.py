@@ -23,7 +23,7 @@ from catalog.suppression import commit_rewrite, in_order, select, suppress
 from catalog.takedown import RULE, Exposure, Rewrite
 from clusters.console import Console
 
-LEARNED = ("tokenizer", "classifier", "mixture")  # kinds that hold what was learned from text, not text
+LEARNED = ("tokenizer", "classifier", "mixture", "lessons")  # kinds that hold what was learned from text, not text
 
 
 def takedown_command(
@@ -149,13 +149,16 @@ def _rewrite(work: Work) -> Rewrite | None:
 
 
 def exposures_of(catalog: Catalog, rows: Mapping[str, np.ndarray]) -> list[Exposure]:
-    """What every model saw of the given rows of packs, by reference; a tuned model saw what its base saw."""
+    """What every model saw of the given rows of packs, by reference.
+
+    A tuned model saw what its base saw, and one that learned from lessons what the teacher saw.
+    """
     from training.exposure import seen
 
     found: dict[str, list[Exposure]] = {}
     for model in in_order(catalog, [each.ref for each in catalog.all_snapshots() if each.contents.kind == "model"]):
         mine = []
-        for source in catalog.inputs(model):
+        for source in _learned_from(catalog, model):
             mine += [
                 Exposure(model=model.ref, packs=each.packs, rows=each.rows, samples=each.samples, first=each.first)
                 for each in found.get(source.ref, [])
@@ -169,6 +172,14 @@ def exposures_of(catalog: Catalog, rows: Mapping[str, np.ndarray]) -> list[Expos
                 )
         found[model.ref] = mine
     return [each for mine in found.values() for each in mine]
+
+
+def _learned_from(catalog: Catalog, model: Snapshot) -> list[Snapshot]:
+    """The inputs of a model, and for lessons among them the teacher."""
+    inputs = catalog.inputs(model)
+    lessons = [each for each in inputs if each.contents.kind == "lessons"]
+    teachers = [each for one in lessons for each in catalog.inputs(one) if each.contents.kind == "model"]
+    return [*inputs, *teachers]
 
 
 def rows_that_hold(catalog: Catalog, named: pa.Table) -> dict[str, np.ndarray]:

@@ -31,7 +31,7 @@ class Combine:
     """
 
     verb: ClassVar[str] = "combine"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
 
     tokens: int
     shares: tuple[float, ...] = ()
@@ -60,6 +60,7 @@ class Combine:
         task = {"step": self, "weights": weights, "shares": shares}
         (receipt,) = work.stage("combine", _combine, [task], unit="cells")
         factors = [[shard.tables["factors"] for shard in each.contents.shards] for each in mixtures]
+        task["as_it_is"] = receipt["summary"]["pool_too_small"]
         tasks = [{**task, "factors": [each[i] if each else None for each in factors]} for i in range(max([0, *scored]))]
         mixed = work.stage("factors", _mix_factors, tasks, unit="windows")
         shards = tuple(Shard(rows=each["windows"], tables={"factors": file_ref(each["factors"])}) for each in mixed)
@@ -106,7 +107,10 @@ def _combine(store: Store, task: Task) -> Receipt:
 
 
 def _mix_factors(store: Store, task: Task) -> Receipt:
-    """One shard's factors: the mean of those of all mixtures, by what each asks of the cell; 1 where one has none."""
+    """One shard's factors: the mean of those of all mixtures, by what each asks of the cell; 1 where one has none.
+
+    Where the stream is too long for the pool and its cap, the weights are those of the pool, and so are the factors: 1.
+    """
     asked = [
         share * read_table(store, ref, ["weight"])["weight"].to_numpy()
         for share, ref in zip(task["shares"], task["weights"], strict=True)
@@ -129,6 +133,6 @@ def _mix_factors(store: Store, task: Task) -> Receipt:
     alive = total > 0
     columns = {name: first[name] for name in ("row", "id", "window", "cell")}
     columns["score"] = np.divide(score, total, out=np.zeros_like(score), where=alive)
-    columns["factor"] = np.divide(mixed, total, out=np.ones_like(mixed), where=alive)
+    columns["factor"] = np.divide(mixed, total, out=np.ones_like(mixed), where=alive & (not task["as_it_is"]))
     table = pa.table(columns).cast(schema.FACTORS)
     return {"factors": as_json(write_table(store, table)), "windows": table.num_rows}

@@ -177,6 +177,13 @@ def _contents(store: Store, part: Part) -> pa.Array:
     return pa.concat_tables(tables)["content"].combine_chunks()
 
 
+def fresh_documents(store: Store, new: Part, target: Part) -> int:
+    """How many documents of `new` say what none of the target says, dropped ones of it included."""
+    known = _contents(store, target)
+    contents = [read_live(store, shard, new[1], ["content"])["content"] for shard in new[0]]
+    return sum(len(each) - pc.sum(pc.is_in(each, value_set=known)).as_py() if len(each) else 0 for each in contents)
+
+
 def _num_documents(store: Store, part: Part) -> int:
     return sum(len(read_live(store, shard, part[1], ["row"])) for shard in part[0])
 

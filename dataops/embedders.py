@@ -110,6 +110,8 @@ class Network:
     def embed(self, texts: pa.LargeStringArray) -> np.ndarray:
         with _loading:
             model = _loaded(self.path, self.digest)
+        if not len(texts):
+            return np.empty((0, model.get_sentence_embedding_dimension()), np.float32)
         vectors = model.encode(texts.to_pylist(), batch_size=64, normalize_embeddings=True, convert_to_numpy=True)
         return np.asarray(vectors, np.float32).reshape(len(texts), -1)
 

@@ -95,5 +95,8 @@ def read_votes(
             windows += np.bincount(chosen["cell"].to_numpy(), mass, num_cells)
             count[verdict] += len(rows)
     if not any(count.values()):
-        raise UsageError("no document of the feedback is accepted or rejected: ingest it with `ingest-feedback`")
+        raise UsageError(
+            'no verdict in the feedback: expected lines of {"text": ..., "accepted": true or false}, ingested with '
+            "`ingest-feedback`; `select reason, excerpt from quarantine` says what was wrong with those it left out"
+        )
     return Votes(windows=windows, accepted=count[ACCEPTED], rejected=count[REJECTED])

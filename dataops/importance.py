@@ -59,7 +59,7 @@ class Weigh:
     """
 
     verb: ClassVar[str] = "weigh"
-    revision: ClassVar[int] = 3
+    revision: ClassVar[int] = 4
 
     tokens: int
     cells: int | Literal["chosen"] = "chosen"
@@ -96,7 +96,7 @@ class Weigh:
 class Placed:
     """Windows in their cells, one entry each: what both sides of a comparison are."""
 
-    document: np.ndarray  # int64, documents numbered in the order of their ids
+    document: np.ndarray  # int64, documents numbered in the order of their ids; empty where they were not asked for
     cell: np.ndarray  # int32
     tokens: np.ndarray  # int32
     similarity: np.ndarray  # float32, to the centroid
@@ -121,12 +121,15 @@ def check_sampling(tokens: int, temperature: float, defence: float, max_epochs: 
 
 
 def same_cells(*inputs: Snapshot) -> list[Snapshot]:
-    """The inputs, when all went into the cells of one fit; else UsageError."""
+    """The inputs, when all went into the cells of one fit by the tokens of one tokenizer; else UsageError."""
     placed = [each.require("documents", "cells") for each in inputs]
     for other in placed[1:]:
         if other.artifact("cell-model") != placed[0].artifact("cell-model"):
             refs = f"{placed[0].ref} and {other.ref}"
             raise UsageError(f"{refs} were put into different cells: assign both by the same fit")
+        if other.artifact("tokenizer") != placed[0].artifact("tokenizer"):
+            refs = f"{placed[0].ref} and {other.ref}"
+            raise UsageError(f"{refs} were cut into tokens of different tokenizers: tokenize both by the same one")
     return placed
 
 
@@ -135,20 +138,25 @@ def has_quality_gate(*inputs: Snapshot) -> bool:
     return all(any(layer.startswith("quality") for layer in each.contents.layers) for each in inputs)
 
 
-def read_placed(store: Store, part: Part) -> Placed:
-    """All live windows of a snapshot with cells, which may be none."""
+def read_placed(store: Store, part: Part, *, documents: bool = True) -> Placed:
+    """All live windows of a snapshot with cells, which may be none; of a large pool better without `documents`."""
     shards, layers = part
-    columns = ["id", "cell", "n_tokens", "similarity"]
+    columns = [*(["id"] if documents else []), "cell", "n_tokens", "similarity"]
     tables = [read_live(store, shard, layers, columns, table="cells") for shard in shards]
     table = pa.concat_tables(tables).combine_chunks()
-    coded = table["id"].combine_chunks().dictionary_encode()
-    rank = np.argsort(np.argsort(coded.dictionary.to_numpy(zero_copy_only=False)))
     return Placed(
-        document=rank[coded.indices.to_numpy()] if len(table) else np.empty(0, np.int64),
+        document=_ranks(table["id"]) if documents and len(table) else np.empty(0, np.int64),
         cell=table["cell"].to_numpy(),
         tokens=table["n_tokens"].to_numpy(),
         similarity=table["similarity"].to_numpy(),
     )
+
+
+def _ranks(ids: pa.ChunkedArray) -> np.ndarray:
+    """The number of each id among the different ones in their order."""
+    coded = ids.combine_chunks().dictionary_encode()
+    rank = np.argsort(np.argsort(coded.dictionary.to_numpy(zero_copy_only=False)))
+    return np.asarray(rank[coded.indices.to_numpy()])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -233,7 +241,7 @@ def coverage(pool: Placed, target: Placed) -> float:
 def _weigh(store: Store, task: Task) -> Receipt:
     step: Weigh = task["step"]
     tree = load_cells(store, task["cell-model"]).tree
-    pool, target = read_placed(store, task["pool"]), read_placed(store, task["target"])
+    pool, target = read_placed(store, task["pool"], documents=False), read_placed(store, task["target"])
     if not len(pool.cell) or not len(target.cell):
         counts = f"the pool has {len(pool.cell)} windows and the target {len(target.cell)}"
         raise UsageError(f"{counts}: both need some")
@@ -249,6 +257,8 @@ def _weigh(store: Store, task: Task) -> Receipt:
         seed=step.seed,
         coverage=0.95,
     )
+    if len(np.unique(target.document)) < 2:
+        low = high = np.full(len(low), np.nan)  # draws of one document are all the same: they tell of no error
     pool_tokens = token_histogram(pool.cell, pool.tokens, tree.num_cells[-1])
     target_tokens = token_histogram(target.cell, target.tokens, tree.num_cells[-1])
     table = weight_table(made.weights, pool_tokens, target_tokens, low=low, high=high)
@@ -299,8 +309,8 @@ def weight_table(
             "target_share": weights.target,
             "weight": weights.sampling,
             "ratio": np.divide(weights.target, generic, out=np.ones(num_cells), where=generic > 0),
-            "ratio_low": low,
-            "ratio_high": high,
+            "ratio_low": pa.array(low, from_pandas=True),
+            "ratio_high": pa.array(high, from_pandas=True),
             "epochs": weights.epochs,
             "capped": np.isin(np.arange(num_cells), weights.capped),
         }

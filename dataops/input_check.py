@@ -23,6 +23,7 @@ from dataops.records import ReadOptions
 from dataops.streams import MAX_RECORD_BYTES, Damaged, blocks, lines
 
 LOOKED_AT_BYTES = 1 << 20
+_IN_DRIFT = "in drift and refresh, which read new text like the old: --set ENTRY.{}=NAME"
 
 
 def check(inputs: Sequence[Input], options: ReadOptions) -> None:
@@ -123,7 +124,8 @@ def _check_columns(file: Input, options: ReadOptions, names: Sequence[str]) -> N
     near = difflib.get_close_matches(column.lower(), [name.lower() for name in names], n=1, cutoff=0.5)
     nearest = next((name for name in names if near and name.lower() == near[0]), None)
     remedy = f"did you mean {flag} {nearest}?" if nearest else f"name one with {flag}"
-    # commands that read new text like the old have no such options
+    if flag == "--text-column":  # one that the text can't do without
+        remedy += f" ({_IN_DRIFT.format('text_column')})"
     optional = [each for each in missing if each.startswith("--") and each != "--text-column"]
     settings = [f"{each[2:].replace('-', '_')}=null" for each in optional]
     if settings:
@@ -132,7 +134,7 @@ def _check_columns(file: Input, options: ReadOptions, names: Sequence[str]) -> N
 
 
 def _wrong_type(file: Input, column: str, kind: str, texts: Iterable[str]) -> str:
-    remedy = f"name one of {_listed(list(texts))} with --text-column"
+    remedy = f"name one of {_listed(list(texts))} with --text-column ({_IN_DRIFT.format('text_column')})"
     return f"{file.path}: column '{column}' holds {kind}, not text; {remedy}"
 
 

@@ -28,6 +28,8 @@ from dataops.kernels.sampling import nested_copies
 from dataops.step import counts, decide, drops, extend, layer_name, shard_tasks
 from dataops.windows import window_numbers
 
+SAME_SIZE = 0.1  # a takedown after weighing may take a part of the pool, not more than this share of it
+
 
 @dataclass(frozen=True, kw_only=True)
 class Resample:
@@ -57,6 +59,7 @@ class Resample:
             raise UsageError(f"{mixture.ref} tells windows apart by score: resample the pool that was weighed for it")
         tasks = [{**task, "factors": factors[i].tables["factors"] if factors else None} for i, task in enumerate(tasks)]
         receipts = work.stage("draw", _draw, tasks)
+        _check_size(pool, mixture, sum(receipt["pool_tokens"] for receipt in receipts))
         drawn = sum(receipt["drawn"] for receipt in receipts)
         if not drawn:
             raise UsageError(f"a budget of {self.tokens} tokens draws no window of {pool.ref}: ask for more tokens")
@@ -67,6 +70,15 @@ class Resample:
             "tokens": sum(r["tokens"] for r in receipts),
         }
         return extend(pool, receipts, layer=layer, artifacts={"weights": weights}, summary=summary)
+
+
+def _check_size(pool: Snapshot, mixture: Snapshot, tokens: int) -> None:
+    """Raise UsageError where the mixture was weighed for another pool: its weights would repeat this one otherwise."""
+    weighed = mixture.contents.summary["pool_tokens"]
+    if abs(tokens - weighed) > SAME_SIZE * weighed:
+        raise UsageError(
+            f"{pool.ref} has {tokens:,} tokens, {mixture.ref} was weighed for a pool of {weighed:,}: weigh this one"
+        )
 
 
 def _draw(store: Store, task: Task) -> Receipt:
@@ -89,14 +101,18 @@ def _draw(store: Store, task: Task) -> Receipt:
     dropped = drops(live["row"].to_numpy()[gone], "resample", f"no window drawn for {step.tokens} tokens")
     receipt = decide(store, live.select(["row", "id"]), dropped, layer=task["layer"])
     receipt["tables"]["draws"] = as_json(write_table(store, draws))
-    return {**receipt, "drawn": int(drawn.sum()), "tokens": int((windows["n_tokens"].to_numpy() * copies).sum())}
+    n_tokens = windows["n_tokens"].to_numpy()
+    drawn_tokens, pool_tokens = int((n_tokens * copies).sum()), int(n_tokens.sum())
+    return {**receipt, "drawn": int(drawn.sum()), "tokens": drawn_tokens, "pool_tokens": pool_tokens}
 
 
 def _factors(store: Store, task: Task, windows: pa.Table) -> np.ndarray:
     """The factor of each window, float64[n]. Raises UsageError where the mixture does not know it."""
-    known = read_table(store, task["factors"], ["row", "window", "factor"])
+    known = read_table(store, task["factors"], ["row", "id", "window", "factor"])
     have, wanted = window_numbers(known), window_numbers(windows)
     at = np.minimum(np.searchsorted(have, wanted), max(len(have) - 1, 0))
-    if len(wanted) and (not len(have) or (have[at] != wanted).any()):
+    if len(wanted) and (
+        not len(have) or (have[at] != wanted).any() or not known["id"].take(pa.array(at)).equals(windows["id"])
+    ):
         raise UsageError("the mixture was weighed on other windows: resample the pool that was weighed for it")
     return known["factor"].to_numpy()[at].astype(np.float64) if len(wanted) else np.empty(0)

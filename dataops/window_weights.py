@@ -255,7 +255,7 @@ def _cell_ratios(store: Store, task: Task) -> np.ndarray:
     tree = load_cells(store, task["cell-model"]).tree
     if not step.keeps_cells:
         return np.zeros(tree.num_cells[-1])
-    pool, target = read_placed(store, task["pool"]), read_placed(store, task["target"])
+    pool, target = read_placed(store, task["pool"], documents=False), read_placed(store, task["target"])
     weights = weigh(_alone(step), pool, target, tree).weights
     return _log_of_shares(weights.target, weights.generic)
 
@@ -290,7 +290,7 @@ def _score(store: Store, task: Task) -> Receipt:
 def _weigh(store: Store, task: Task) -> Receipt:
     step: Selecting = task["step"]
     shards, layers = task["pool"]
-    pool, target = read_placed(store, task["pool"]), read_placed(store, task["target"])
+    pool, target = read_placed(store, task["pool"], documents=False), read_placed(store, task["target"])
     scores = np.concatenate([np.load(path) for path in task["scores"]])
     cells = load_cells(store, task["cell-model"])
     num_cells, votes = cells.num_cells, votes_of(store, task, target, cells.tree)

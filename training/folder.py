@@ -99,8 +99,11 @@ def described_config(written: dict[str, Any]) -> ModelConfig:
 
 
 def end_of_text(model_dir: Path) -> int:
-    """The token id that begins and ends every document of the model."""
-    return int(json.loads((model_dir / "config.json").read_text())["eos_token_id"])
+    """The token id that begins and ends every document of the model. Raises BadInput where its config has none."""
+    found = json.loads((model_dir / "config.json").read_text()).get("eos_token_id")
+    if not isinstance(found, int):
+        raise BadInput(f"{model_dir} is not a model folder: eos_token_id in config.json is {found!r}, not a number")
+    return found
 
 
 def write_model(model: Llama, model_dir: Path, *, end_of_text: int) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
+from catalog.errors import BadInput
 from training.context import LocalContext, RunContext
 from training.folder import end_of_text as read_end_of_text
 from training.folder import read_model
@@ -45,9 +46,15 @@ def generate(
     sampling: Sampling,
     context: RunContext = LocalContext(),  # noqa: B008, a frozen value
 ) -> str:
-    """The continuation of `prompt`, without it, up to end-of-text. Equal seeds give equal texts on one device."""
+    """The continuation of `prompt`, without it, up to end-of-text. Equal seeds give equal texts on one device.
+
+    Raises BadInput for a folder or a tokenizer that can't be used.
+    """
     model, end_of_text = read_model(model_dir, device=context.device), read_end_of_text(model_dir)
-    tokenizer = Tokenizer.from_file(str(tokenizer_json))
+    try:
+        tokenizer = Tokenizer.from_file(str(tokenizer_json))
+    except Exception as error:  # tokenizers raises no narrower one
+        raise BadInput(f"{tokenizer_json} is no tokenizer: {error}; export the model anew") from error
     tokens = [end_of_text, *tokenizer.encode(prompt, add_special_tokens=False).ids]
     begin = len(tokens)
     generator = torch.Generator().manual_seed(sampling.seed)

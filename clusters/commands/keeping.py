@@ -80,6 +80,8 @@ def takedown(
     """
     from clusters.takedown import finish_command, preview, takedown_command
 
+    if finish and (ids or where or reason or dry_run):
+        raise UsageError("--finish ends a takedown that was begun: give it alone, and name documents without it")
     catalog = catalog_of(store)
     if dry_run:
         lines = preview(catalog, ids or [], where)

@@ -72,12 +72,11 @@ def specialize(
 
     From pool and target to an exported model, with baselines and the evidence for or against it.
     """
-    from clusters.recipes import override
-    from clusters.specialize import recipe_for, specialize_now
+    from clusters.specialize import recipe_with, specialize_now
 
     request = replace(request, family=family, trunk=trunk)
     if print_recipe:
-        sys.stdout.write(override(recipe_for(request), assignments or []).to_yaml())
+        sys.stdout.write(recipe_with(request, assignments or []).to_yaml())
         return
     specialize_now(
         request,

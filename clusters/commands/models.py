@@ -13,12 +13,14 @@ from clusters.commands.options import (
     STORE,
     WORKERS,
     ExecutorOption,
+    PrintRecipeOption,
     SetOption,
     StoreOption,
     WorkersOption,
     absolute,
     catalog_of,
     check_format,
+    store_option,
 )
 
 app = typer.Typer()
@@ -126,28 +128,33 @@ def drift(
     executor: ExecutorOption = "auto",
     workers: WorkersOption = WORKERS,
     assignments: SetOption = None,
-    print_recipe: Annotated[
-        bool, typer.Option("--print-recipe", help="Write the recipe instead of running it.")
-    ] = False,
+    print_recipe: PrintRecipeOption = False,
 ) -> None:
     """Say whether new text calls for a new model.
 
     Cells, distances and bits per byte of the new text beside those of the text that the model was made for, each with
     what chance alone makes of it.
     """
-    from clusters.drift import base_name, drift_recipe, drift_screen
+    from clusters.drift import drift_now, drift_recipe, serving
     from clusters.recipes import override
-    from clusters.runner import run_recipe
 
-    catalog = catalog_of(store)
-    recipe = override(drift_recipe(catalog, model, absolute(paths)), assignments or [])
     if print_recipe:
-        sys.stdout.write(recipe.to_yaml())
+        catalog = catalog_of(store)
+        recipe = drift_recipe(catalog, serving(catalog, model).ref, absolute(paths))
+        sys.stdout.write(override(recipe, assignments or []).to_yaml())
         return
-    made = run_recipe(recipe, store=store, executor=executor, workers=workers)
-    found = made[f"{base_name(catalog.snapshot(model).name)}-drift"].contents.summary
-    typer.echo(drift_screen(found, model=model, paths=paths))
-    if fail_on_drift and found["verdict"] == "retrain":
+    verdict, said = drift_now(
+        model,
+        absolute(paths),
+        store=store,
+        executor=executor,
+        workers=workers,
+        assignments=assignments or [],
+        shown=paths,
+        at=store_option(store),
+    )
+    typer.echo(said)
+    if fail_on_drift and verdict == "retrain":
         raise typer.Exit(Declined.exit_status)
 
 
@@ -176,9 +183,7 @@ def refresh(
     executor: ExecutorOption = "auto",
     workers: WorkersOption = WORKERS,
     assignments: SetOption = None,
-    print_recipe: Annotated[
-        bool, typer.Option("--print-recipe", help="Write the recipe instead of running it.")
-    ] = False,
+    print_recipe: PrintRecipeOption = False,
 ) -> None:
     """Let a model learn from new text, and keep the better one.
 
@@ -186,6 +191,7 @@ def refresh(
     the old test text, at least 8 documents of each, else to the old one.
     """
     from clusters.console import Console
+    from clusters.drift import serving
     from clusters.recipes import override
     from clusters.refresh import Additions, refresh_now, refresh_recipe
 
@@ -193,7 +199,9 @@ def refresh(
         add=absolute(add), pool=absolute(pool or []), feedback=absolute(feedback or []), tokens=tokens, margin=margin
     )
     if print_recipe:
-        sys.stdout.write(override(refresh_recipe(catalog_of(store), model, new), assignments or []).to_yaml())
+        catalog = catalog_of(store)
+        recipe = refresh_recipe(catalog, serving(catalog, model).ref, new)
+        sys.stdout.write(override(recipe, assignments or []).to_yaml())
         return
     typer.echo(
         refresh_now(

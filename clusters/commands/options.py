@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,12 +36,14 @@ TokensOption = Annotated[
 ]
 ParamsOption = Annotated[
     int,
-    typer.Option(min=10_000, help="Parameters of each model, about; at least 524,288 with 4,096 words of vocabulary."),
+    typer.Option(min=10_000, help="Parameters of each model, about; at least 128 for each entry of the vocabulary."),
 ]
 MinutesOption = Annotated[
     float, typer.Option(min=0.1, help="Training time, on two cores, to plan for where --tokens is not given.")
 ]
 CellsOption = Annotated[int, typer.Option(min=2, help="Number of k-means cells.")]
+ContextOption = Annotated[int, typer.Option(min=2, help="Tokens of a window, and of the model's context.")]
+VocabSizeOption = Annotated[int, typer.Option(min=257, max=65_536, help="Entries of the vocabulary.")]
 SelectorOption = Annotated[
     str,
     typer.Option(
@@ -62,6 +65,11 @@ def catalog_of(store: str) -> Catalog:
     from catalog.catalog import Catalog
 
     return Catalog.open(store)
+
+
+def store_option(store: str) -> str:
+    """What a command that is shown to the user needs to find this store: nothing where it is the one that it takes."""
+    return "" if store == os.environ.get("TAMIS_STORE", STORE) else f"--store {shlex.quote(store)}"
 
 
 def print_sql(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from clusters.commands.options import (
     CellsOption,
+    ContextOption,
     DeviceOption,
     DomainColumnOption,
     IdColumnOption,
@@ -19,6 +20,7 @@ from clusters.commands.options import (
     TargetOption,
     TextColumnOption,
     TokensOption,
+    VocabSizeOption,
     absolute,
 )
 from clusters.registry import SELECTOR
@@ -34,6 +36,8 @@ def wanted(
     params: ParamsOption = 1_000_000,
     minutes: MinutesOption = 5.0,
     cells: CellsOption = 64,
+    context: ContextOption = 256,
+    vocab_size: VocabSizeOption = 4096,
     selector: SelectorOption = SELECTOR,
     device: DeviceOption = "cpu",
     text_column: TextColumnOption = "text",
@@ -50,6 +54,8 @@ def wanted(
         params=params,
         minutes=minutes,
         cells=cells,
+        context=context,
+        vocab_size=vocab_size,
         selector=selector,
         device=device,
         columns=columns(text=text_column, identity=id_column, domain=domain_column),

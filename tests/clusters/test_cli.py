@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -17,6 +19,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import typer
 import yaml
 
 from catalog.lineage import Loss
@@ -29,6 +32,7 @@ from clusters.screens import waterfall_table
 from tests.conftest import Curated
 
 ROOT = Path(__file__).parents[2]
+COMMANDS = sorted(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
 
 
 class Answer:
@@ -71,19 +75,17 @@ def test_help_is_quick_and_loads_neither_ray_nor_torch() -> None:
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
         seconds.append(time.monotonic() - started)
         assert "LOADED set()" in done.stdout
-    for command in cli.app.registered_commands:
-        name = command.name or command.callback.__name__  # type: ignore[union-attr]
-        assert re.search(rf"^  {name} ", done.stdout, re.M)
+    for name in COMMANDS:
+        assert re.search(rf"^  {name} ", done.stdout, re.M), name
     assert not re.search(r"^  .*\.\.\.$", done.stdout, re.M)  # no command's first sentence is cut
     assert min(seconds) < 0.5
 
 
-def test_every_command_has_help(tamis: Tamis) -> None:
-    for command in cli.app.registered_commands:
-        name = command.name or command.callback.__name__  # type: ignore[union-attr]
-        answer = tamis(name, "--help")
-        assert (answer.status, answer.err) == (0, "")
-        assert f"Usage: tamis {name}" in answer.out
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(tamis: Tamis, name: str) -> None:
+    answer = tamis(name, "--help")
+    assert (answer.status, answer.err) == (0, "")
+    assert f"Usage: tamis {name}" in answer.out
 
 
 def test_ls_lists_every_snapshot_in_the_order_they_were_made(tamis: Tamis, curated: Curated) -> None:
@@ -255,13 +257,57 @@ def test_parquet_does_not_go_to_a_terminal(tamis: Tamis, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    "arguments", [("nothing",), ("show",), ("sql",), ("ls", "--what"), ("verify", "--workers", "0")]
+    ("arguments", "said"),
+    [
+        (("nothing",), "No such command 'nothing'; see `tamis --help`"),
+        (("show",), "Missing argument 'reference'; see `tamis show --help`"),
+        (("ls", "--what"), "No such option: --what; see `tamis ls --help`"),
+        (
+            ("verify", "--workers", "0"),
+            "Invalid value for '--workers': Input should be greater than or equal to 1, given '0'; "
+            "see `tamis verify --help`",
+        ),
+        (
+            ("specialize", "--trunk", "abc", "--pool", "p", "--target", "t", "--out", "o"),
+            "Invalid value for '--trunk': Input should be a valid number, unable to parse string as a number, "
+            "given 'abc'; see `tamis specialize --help`",
+        ),
+    ],
 )
-def test_a_command_line_that_means_nothing_is_exit_status_2(tamis: Tamis, arguments: tuple[str, ...]) -> None:
+def test_a_command_line_that_means_nothing_is_one_line(tamis: Tamis, arguments: tuple[str, ...], said: str) -> None:
     answer = tamis(*arguments)
+    assert (answer.status, answer.out, answer.err) == (2, "", f"tamis: {said}\n")
+
+
+def test_no_command_at_all_is_help(tamis: Tamis) -> None:
+    answer = tamis()
     assert answer.status == 2
-    assert "Error: " in answer.err
-    assert "Traceback" not in answer.err
+    assert "Usage: tamis" in answer.out + answer.err
+
+
+def test_a_full_disk_outside_the_store_is_one_line(
+    tamis: Tamis, curated: Curated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(looking, "print_sql", full)
+    answer = tamis("ls", "--store", curated.store)
+    assert (answer.status, answer.out) == (1, "")
+    assert answer.err == "tamis: the disk is full: free space and run the same command again\n"
+
+
+def test_a_ray_that_does_not_answer_is_one_line(tamis: Tamis, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise ConnectionError("Could not find any running Ray instance.")
+
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setattr(looking, "print_sql", unreachable)
+    answer = tamis("ls")
+    assert answer.status == 1
+    assert answer.err == (
+        "tamis: RAY_ADDRESS is auto: no Ray answers there; start one (`ray start --head`) or unset the variable\n"
+    )
 
 
 IN_THE_WAY = "a file is in the way, expected a folder"

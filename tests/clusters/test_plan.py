@@ -191,7 +191,9 @@ def test_the_screen_holds_the_report(planned: Planned) -> None:
     assert plan_screen(refused).endswith("Recommended: nothing")
 
 
-def test_a_pool_with_another_vocabulary_is_refused_before_anything_is_trained(planned: Planned, tmp_path: Path) -> None:
+def test_a_pool_with_another_vocabulary_is_refused_before_anything_is_trained(
+    planned: Planned, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = [f"{a}{b}zq" for a in "bdfglm" for b in "aeiou"]
     store = Path(shutil.copytree(planned.store, tmp_path / "store"))
     (tmp_path / "target").mkdir()
@@ -208,6 +210,18 @@ def test_a_pool_with_another_vocabulary_is_refused_before_anything_is_trained(pl
     catalog = Catalog.open(store)
     assert len(catalog.snapshots["mixture"]) == 2
     assert len(catalog.snapshots["proxy-generic-1"]) == 1
+    capsys.readouterr()
+    settings = {"max_params": None, "tasks": 1, "hours": None, "executor": "local", "workers": 2}
+    for output_format in ("json", "text"):
+        with pytest.raises(TamisError, match="the pool can't help"):
+            plan_now(planned_run(planned.recipe), recipe, store=str(store), output_format=output_format, **settings)  # type: ignore[arg-type]
+    printed, _, screen = capsys.readouterr().out.partition("\n}\n")
+    found = json.loads(printed + "}")
+    assert found["refused"] == str(refused.value)
+    assert found["selection"]["outside"] > 0.5
+    assert found["target"]["documents"] == 60
+    assert "of the target's windows are further from their cell" in screen
+    assert screen.endswith("Recommended: nothing\n")
 
 
 def test_a_target_without_documents_to_hold_out_is_refused(planned: Planned) -> None:
@@ -224,7 +238,7 @@ def test_proxies_are_the_planned_runs_but_for_their_size() -> None:
     request = Request(pool=("p",), target=("t",), tokens=1_600_000, params=8_000_000)
     own = ["generic.learning_rate=0.002", "specialized-tuned.seed=5", "generic.batch_rows=32"]
     recipe = override(recipe_for(request), own)
-    proxies = proxies_for(request, planned_run(recipe), tokens=(), params=None)
+    proxies = proxies_for(recipe, tokens=(), params=None)
     assert proxies == Proxies(tokens=tuple(1_600_000 // share for share in SHARES), params=2_000_000)
     steps = {entry.name: (entry, step) for entry, step in validate(plan_recipe(recipe, proxies))}
     assert steps["proxy-generic-2"][0].inputs == ("generic-packs",)
@@ -236,9 +250,35 @@ def test_proxies_are_the_planned_runs_but_for_their_size() -> None:
     assert (steps["forecast"][1].tokens, steps["forecast"][1].params) == (1_600_000, 8_000_000)  # type: ignore[attr-defined]
     assert "export" not in steps
     with pytest.raises(UsageError, match="3,200,000 tokens and 8,000,000 parameters takes no less compute than the pl"):
-        proxies_for(request, planned_run(recipe), tokens=(3_200_000,), params=8_000_000)
+        proxies_for(recipe, tokens=(3_200_000,), params=8_000_000)
     with pytest.raises(UsageError, match=r"proxies of \[8, 4\] tokens"):
         Proxies(tokens=(8, 4), params=1)
+
+
+def test_proxies_are_as_large_as_the_vocabulary_that_was_set_asks_for() -> None:
+    request = Request(pool=("p",), target=("t",), tokens=1_600_000, params=2_000_000)
+    _, plain = prepared(request, proxy_tokens=(), proxy_params=None, assignments=())
+    _, other = prepared(request, proxy_tokens=(), proxy_params=None, assignments=("tokenizer.vocab_size=8192",))
+    plain_params, other_params = (
+        next(e for e in recipe.entries if e.name == "proxy-generic-1").settings["params"] for recipe in (plain, other)
+    )
+    assert plain_params == 2_000_000 // 4 < 8192 * 64 < other_params
+    with pytest.raises(UsageError, match=r"--proxy-params 100,000 is too small for a vocabulary of 4,096: expected at"):
+        prepared(request, proxy_tokens=(), proxy_params=100_000, assignments=())
+    with pytest.raises(UsageError, match=r"--params 2,000,000 is too small for a vocabulary of 32,768"):
+        prepared(request, proxy_tokens=(), proxy_params=None, assignments=("tokenizer.vocab_size=32768",))
+
+
+def test_settings_of_the_plans_own_entries_are_set_too() -> None:
+    request = Request(pool=("p",), target=("t",), tokens=1_600_000)
+    own = ("forecast.seed_error=0.02", "generic.seed=3")
+    _, recipe = prepared(request, proxy_tokens=(), proxy_params=None, assignments=own)
+    entries = {entry.name: entry.settings for entry in recipe.entries}
+    assert (entries["forecast"]["seed_error"], entries["proxy-generic-1"]["seed"]) == (0.02, 3)
+    with pytest.raises(UsageError, match=r"--set 'nothing.seed=1': expected name.setting=value"):
+        prepared(request, proxy_tokens=(), proxy_params=None, assignments=("nothing.seed=1",))
+    with pytest.raises(UsageError, match=r"pretrain: tokens: .*\(given '3e6'\)"):
+        prepared(request, proxy_tokens=(), proxy_params=None, assignments=("specialized.tokens=3e6",))
 
 
 def test_what_may_be_served_is_no_less_than_what_is_planned() -> None:

@@ -194,6 +194,11 @@ def test_a_plan_with_too_few_parameters_for_its_vocabulary_is_refused() -> None:
         recipe_for(Request(pool=("p",), target=("t",), params=100_000))
 
 
+def test_endless_minutes_are_refused() -> None:
+    with pytest.raises(UsageError, match="--minutes inf: expected a number of minutes, or --tokens"):
+        recipe_for(Request(pool=("p",), target=("t",), minutes=float("inf")))
+
+
 def test_more_minutes_are_more_tokens_and_larger_models_get_fewer() -> None:
     def tokens(**request: float) -> int:
         return training_tokens(Request(pool=("p",), target=("t",), **request))  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from catalog.catalog import Catalog
-from catalog.errors import UsageError
+from catalog.errors import Declined, UsageError
 from catalog.query import sql
 from catalog.snapshot import Contents, Snapshot
 from catalog.store import Store
 from clusters.console import Console
-from clusters.drift import drift_recipe, drift_screen
+from clusters.drift import drift_now, drift_recipe, drift_screen
 from clusters.origins import origins_of
 from clusters.recipes import Recipe, Stated, validate
 from clusters.refresh import Additions, gate_screen, refresh_now, refresh_recipe
@@ -48,17 +49,19 @@ def unpublished(curated: Curated) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def store(curated: Curated, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The main job on planted rows with a tuned model, tested on a third of its target."""
+    """The main job on planted rows with a tuned model, tested on what no training saw; and on what it did."""
     folder = tmp_path_factory.mktemp("refresh") / "store"
     shutil.copytree(curated.store, folder)
     entries = (
-        Stated(name="held", step="split", inputs=("target-tokens",), settings={"start": 0.85, "stop": 1.0, "seed": 3}),
+        Stated(name="held", step="split", inputs=("target-tokens",), settings={"start": 0.9, "stop": 1.0}),
         Stated(name="base", step="pretrain", inputs=("specialized-packs",), settings=TRAINING),
         Stated(
             name="tuned", step="finetune", inputs=("target-packs", "validation", "base"), settings={"tokens": 16_000}
         ),
         Stated(name="scores", step="evaluate", inputs=("held", "base", "tuned")),
         Stated(name="validation-scores", step="evaluate", inputs=("validation", "base", "tuned")),
+        Stated(name="known", step="split", inputs=("target-tokens",), settings={"start": 0.5, "stop": 1.0}),
+        Stated(name="known-scores", step="evaluate", inputs=("known", "tuned")),  # is no held-out text
     )
     run_recipe(Recipe(entries=entries), store=str(folder), **HERE)  # type: ignore[arg-type]
     return folder
@@ -132,6 +135,10 @@ def refreshed(store: Path, reference: str, new: Additions, out: Path, *assignmen
     return refresh_now(reference, new, out=out, store=str(store), assignments=assignments, **HERE)  # type: ignore[arg-type]
 
 
+def drifts(store: Path, reference: str, paths: tuple[str, ...]) -> tuple[str, str]:
+    return drift_now(reference, paths, store=str(store), assignments=(), **HERE)  # type: ignore[arg-type]
+
+
 def champion(store: Path) -> Snapshot:
     return Catalog.open(store).snapshot("tuned-champion")
 
@@ -161,7 +168,14 @@ def test_refresh_learns_new_text_keeps_the_better_model_and_does_nothing_twice(s
     before = catalog.sequence
     assert refreshed(store, "tuned", new, tmp_path / "out", few).startswith("nothing to do")
     assert Catalog.open(store).sequence == before
-    assert refreshed(store, "tuned-champion", new, tmp_path / "again").startswith("nothing to do: no document is new")
+    said = refreshed(store, "tuned-champion", new, tmp_path / "again")
+    assert said.startswith("nothing to do: no document is new")
+    assert said.endswith("; not read, as it counts with new text only: feedback and pool text")
+    again = Additions(add=(*add, *written(tmp_path / "same.jsonl", topic_rows({"topic-2": 1}, seed=70))))
+    assert "nothing to do" in refreshed(store, "tuned", again, tmp_path / "again"), "the champion, which knows it"
+    with pytest.raises(UsageError, match="tuned@1 does not serve, tuned-champion@2 does: refresh tuned-champion, or"):
+        refreshed(store, "tuned@1", again, tmp_path / "again")
+    assert drifts(store, "tuned", add) == ("", "nothing to measure: all 60 documents are in the target already")
 
     found = origins_of(catalog, "tuned-champion")
     assert (found.target.name, found.pool.name) == ("tuned-target", "tuned-pool-pure")
@@ -179,6 +193,40 @@ def test_a_document_or_two_are_too_little_to_judge_a_new_model_by(store: Path, t
     with pytest.raises(UsageError, match="too little new text: no document is left for tuned-added-"):
         refreshed(store, "tuned", new, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_challenger_that_no_gate_could_promote_is_not_trained(store: Path, tmp_path: Path) -> None:
+    new = Additions(add=written(tmp_path / "some.jsonl", topic_rows({"topic-3": 30}, seed=81)))
+    before = {name for name in Catalog.open(store).snapshots if "challenger" in name}
+    with pytest.raises(Declined, match=r"too little text to judge .*: \d of the new documents and \d+ of before"):
+        refreshed(store, "tuned-champion", new, tmp_path / "out")
+    assert {name for name in Catalog.open(store).snapshots if "challenger" in name} == before
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_and_files_of_the_second_half_are_looked_at_before_the_first_is_made(
+    store: Path, tmp_path: Path
+) -> None:
+    add = written(tmp_path / "some.jsonl", topic_rows({"topic-3": 30}, seed=82))
+    before = Catalog.open(store).sequence
+    with pytest.raises(UsageError, match="gate has no setting 'margn'"):
+        refreshed(store, "tuned-champion", Additions(add=add), tmp_path / "out", "tuned-gate.margn=0.1")
+    with pytest.raises(UsageError, match="nosuch"):
+        refreshed(store, "tuned-champion", Additions(add=add, feedback=("nosuch.jsonl",)), tmp_path / "out")
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="a file is in the way, expected a folder"):
+        refreshed(store, "tuned-champion", Additions(add=add), tmp_path / "file")
+    assert Catalog.open(store).sequence == before
+
+
+def test_new_text_that_the_rules_drop_is_told(store: Path, tmp_path: Path) -> None:
+    short = [{"text": f"only {number} words"} for number in range(30)]
+    with pytest.raises(UsageError, match=r"0 new documents \(30 of 30 did not pass the target's rules: .*too-short"):
+        drifts(store, "tuned", written(tmp_path / "short.jsonl", short))
+    some = [*short, *topic_rows({"topic-3": 12}, seed=83)]
+    verdict, said = drifts(store, "tuned", written(tmp_path / "some.jsonl", some))
+    assert verdict == "retrain"
+    assert re.search(r"^12 new documents against .* \(30 of 42 did not pass the target's rules: .*too-short 30", said)
 
 
 def trained(catalog: Catalog, name: str, step: str, *inputs: str) -> None:

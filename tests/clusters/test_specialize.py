@@ -27,8 +27,8 @@ from clusters.console import Console
 from clusters.origins import WEIGHING
 from clusters.recipes import override, validate
 from clusters.runner import run_recipe
-from clusters.screens import continue_text, last_screen, program, suggestions
-from clusters.specialize import Request, recipe_for, training_tokens, write_export
+from clusters.screens import continue_text, last_screen, program, suggestions, verdict
+from clusters.specialize import Request, _check_parts, recipe_for, training_tokens, write_export
 from tests.dataops.conftest import TOPICS, live, prose
 from tests.elsewhere import Elsewhere
 
@@ -155,7 +155,7 @@ def test_the_last_screen_has_waterfall_results_sample_and_commands_that_a_shell_
     assert forgot == [(name, bits[name], bits[f"{name}-tuned"]) for name in ("generic", "specialized")]
     assert f"exported to {made.model}" in screen
     answers = {}
-    for command in suggestions(catalog, made.snapshots, store=str(made.store)):
+    for command in suggestions(catalog, made.snapshots, store=str(made.store), prompt='it\'s "so"'):
         assert command in screen
         done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, ""), command
@@ -223,6 +223,20 @@ def test_decoders_with_a_trunk_read_its_tokens_as_one_and_go_on_by_their_own_pac
     assert "[from the catalog]" in next(line for line in said.splitlines() if " generic-packs" in line)
     scored = {row["model"] for row in snapshots["test-scores"].contents.summary["results"]}
     assert scored == {"generic", "specialized", "generic-tuned", "specialized-tuned", "target-only"}
+
+
+def test_a_target_too_small_to_be_judged_by_is_told_before_anything_trains(made: Made) -> None:
+    test = made.snapshots["test"]
+    empty = dataclasses.replace(test, contents=dataclasses.replace(test.contents, shards=()))
+    _check_parts(made.snapshots)
+    with pytest.raises(UsageError, match=r"none of the target's 60 clean documents fell into its part for test: give"):
+        _check_parts({"target-tokens": made.snapshots["target-tokens"], "test": empty})
+
+
+def test_few_test_documents_bear_no_verdict() -> None:
+    row = {"low": -0.05, "high": -0.05}
+    assert verdict(row, documents=1) == "too few documents to tell (1)"
+    assert verdict(row, documents=8) == "importance resampling is better"
 
 
 def test_a_trunk_is_a_share_and_leaves_time_for_more_tokens() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -24,11 +25,13 @@ from catalog.lineage import waterfall
 from catalog.pack import Packs
 from catalog.query import sql
 from catalog.run import run
+from catalog.snapshot import Contents, Snapshot
 from catalog.suppression import select, suppress
 from catalog.tokenizer import BpeTokenizer
 from clusters.cli import app
 from clusters.console import Console
-from clusters.takedown import finish, preview
+from clusters.takedown import _learned_from, finish, learned_from, preview
+from tests.catalog.planted import a_run
 from tests.catalog.test_macros import COUNTED, ROWS
 from tests.clusters.takedown_store import HERE, invoke, live_ids, secret, take_down, with_copies
 from tests.conftest import Curated
@@ -298,6 +301,21 @@ def test_a_step_is_replayed_without_what_was_taken_down_but_not_trained_again(ta
         replay(catalog, catalog.snapshot("base"), 1, weights="then")
 
 
+def test_lessons_hold_what_their_teacher_learned(tmp_path: Path) -> None:
+    catalog = Catalog.open(tmp_path / "store", create=True)
+
+    def made(name: str, kind: str, *inputs: Snapshot) -> Snapshot:
+        run = dataclasses.replace(a_run(name), inputs=tuple(each.id for each in inputs))
+        return catalog.commit(name, Contents(kind=kind, summary={"name": name}), run, inputs=inputs)
+
+    packs = made("packs", "packs")
+    teacher = made("teacher", "model", packs)
+    lessons = made("lessons", "lessons", packs, teacher)
+    student = made("student", "model", packs, lessons)
+    assert [each.name for each in _learned_from(catalog, student)] == ["packs", "lessons", "teacher"]
+    assert learned_from(catalog, ["packs@1"]) == ["lessons@1"]
+
+
 def test_gc_right_after_a_takedown_says_what_it_spares(taken: Taken) -> None:
     printed = invoke("gc", "--dry-run", "--store", str(taken.folder / "store"))
     assert re.search(r"^\d+ files that nothing refers to, .* are younger than 24h and stay", printed, re.M)
@@ -323,6 +341,7 @@ def test_conditions_may_use_the_view_and_the_text_without_leaving_either_on_reco
         (["--id", "0" * 32, "--reason", "asked"], UnknownReference, "no document with the id"),
         (["--where", "host = 'nowhere'", "--reason", "asked"], UnknownReference, "no document meets"),
         (["--where", "host = 'example.org'"], UsageError, "--reason"),
+        (["--finish", "--id", "0" * 32, "--reason", "asked"], UsageError, "--finish ends a takedown that was begun"),
         (["--where", "nonsense = 1", "--reason", "asked"], TamisError, "nonsense"),
         (["--where", "true); DROP TABLE x; --", "--reason", "asked"], TamisError, "one SELECT|failed"),
     ],

@@ -130,5 +130,5 @@ def test_a_selector_that_keeps_cells_takes_their_shares_with_the_verdicts(
 
 
 def test_documents_without_verdicts_are_no_feedback(selection: Selection) -> None:
-    with pytest.raises(UsageError, match="no document of the feedback is accepted or rejected"):
+    with pytest.raises(UsageError, match="no verdict in the feedback: expected lines of"):
         shares(selection, selection.target, into="x")

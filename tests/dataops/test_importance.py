@@ -13,7 +13,7 @@ from catalog.tables import read_table
 from dataops.cells import AssignCells, FitCells
 from dataops.importance import Weigh
 from dataops.quality import QualityFilter, Rule
-from dataops.tokenize import Tokenize
+from dataops.tokenize import Tokenize, TrainTokenizer
 from tests.dataops.conftest import WORDS, Selection, apply, ingest_rows, live, prose
 
 
@@ -131,6 +131,26 @@ def test_the_effective_sample_size_is_the_number_of_cells_for_equal_weights_and_
         <= summary["effective_sample_size"]
         < weights(selection, Weigh(tokens=1_000, defence=1.0))[1]["effective_sample_size"]
     )
+
+
+def test_a_target_of_one_document_has_no_intervals(selection: Selection) -> None:
+    catalog = selection.catalog
+    raw = ingest_rows(catalog, catalog.store.here.parent / "input", [{"text": prose(1, 400)}], "lonely")
+    tokens = apply(catalog, Tokenize(), raw, catalog.snapshot("tokenizer"), into="lonely-tokens")
+    target = apply(catalog, AssignCells(), tokens, selection.pool, into="lonely-cells")
+    rows, _ = weights(selection, Weigh(tokens=1_000, smoothing="none", cells=8), target)
+    assert {(row["ratio_low"], row["ratio_high"]) for row in rows} == {(None, None)}
+    rows, _ = weights(selection, Weigh(tokens=1_000))
+    assert all(row["ratio_low"] <= row["ratio_high"] for row in rows)
+
+
+def test_tokens_of_two_tokenizers_are_not_compared(selection: Selection) -> None:
+    catalog, raw = selection.catalog, selection.catalog.snapshot("target")
+    other = apply(catalog, TrainTokenizer(vocab_size=300), raw, into="other-tokenizer")
+    tokens = apply(catalog, Tokenize(), raw, other, into="other-tokens")
+    target = apply(catalog, AssignCells(), tokens, selection.pool, into="other-target")
+    with pytest.raises(UsageError, match="tokens of different tokenizers: tokenize both by the same one"):
+        apply(catalog, Weigh(tokens=1_000), selection.pool, target, into="wrong")
 
 
 def test_cells_of_two_fits_are_not_compared(selection: Selection) -> None:

@@ -12,6 +12,9 @@ from dataops.readers import ReadOptions, check, discover
 from tests.dataops.reading import PLAIN, faults, jsonl, parquet, read_all, texts, write
 
 
+IN_DRIFT = "(in drift and refresh, which read new text like the old: --set ENTRY.text_column=NAME)"
+
+
 def refusal(path: Path, options: ReadOptions = PLAIN) -> str:
     with pytest.raises(BadInput) as caught:
         check(discover([str(path)], source=None), options)
@@ -28,7 +31,7 @@ def test_a_wrong_column_names_those_that_exist_and_the_nearest(tmp_path: Path) -
         parquet(tmp_path / "c.parquet"),
     ):
         message = refusal(path, ReadOptions(text_column="txt"))
-        assert message == f"{path}: no column 'txt'; it has id, text; did you mean --text-column text?"
+        assert message == f"{path}: no column 'txt'; it has id, text; did you mean --text-column text? {IN_DRIFT}"
         assert refusal(path, ReadOptions(id_column="zzzz")).endswith(
             "name one with --id-column; where there is none: id_column=null in a recipe or by --set"
         )
@@ -40,9 +43,9 @@ def test_a_wrong_column_names_those_that_exist_and_the_nearest(tmp_path: Path) -
 
 def test_a_text_column_of_another_type_is_refused_with_the_text_columns(tmp_path: Path) -> None:
     rows = write(tmp_path / "a.jsonl", jsonl({"text": 1, "body": "x"}, {"text": [1], "body": "y"}))
-    assert "column 'text' holds int or list, not text; name one of body with --text-column" in refusal(rows)
+    assert "column 'text' holds int or list, not text; name one of body with --text-column (in" in refusal(rows)
     table = parquet(tmp_path / "c.parquet", text=pa.array([1, 2]), body=pa.array(["x", "y"]))
-    assert "column 'text' holds int64, not text; name one of body with --text-column" in refusal(table)
+    assert "column 'text' holds int64, not text; name one of body with --text-column (in" in refusal(table)
 
 
 @pytest.mark.parametrize(

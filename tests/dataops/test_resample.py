@@ -13,7 +13,10 @@ from catalog.tables import read_table
 from dataops.cells import AssignCells, FitCells
 from dataops.importance import Weigh
 from dataops.resample import Resample
-from tests.dataops.conftest import Selection, apply, decisions, live, rows_of, select
+from dataops.selectors import WeighNgrams
+from dataops.split import Split
+from dataops.tokenize import Tokenize
+from tests.dataops.conftest import Selection, apply, decisions, ingest_rows, live, rows_of, select
 
 Window = tuple[str, int]
 
@@ -100,6 +103,25 @@ def test_a_mixture_over_other_cells_is_refused(selection: Selection) -> None:
     other = apply(catalog, Weigh(tokens=1_000), fitted, both, into="other-mixture")
     with pytest.raises(UsageError, match="speak of different cells"):
         apply(catalog, Resample(tokens=1_000), selection.pool, other, into="resampled")
+
+
+def test_a_mixture_of_a_much_larger_pool_is_refused(selection: Selection) -> None:
+    catalog = selection.catalog
+    mixture = apply(catalog, Weigh(tokens=5_000), selection.pool, selection.target, into="of-the-whole")
+    part = apply(catalog, Split(start=0.0, stop=0.3), selection.pool, into="a-part")
+    with pytest.raises(UsageError, match=r"a-part@1 has .* tokens, of-the-whole@1 was weighed for a pool of .*: weigh"):
+        apply(catalog, Resample(tokens=5_000), part, mixture, into="wrong")
+
+
+def test_factors_of_other_documents_are_refused(selection: Selection, tmp_path: Path) -> None:
+    catalog = selection.catalog
+    mixture = apply(catalog, WeighNgrams(tokens=5_000, buckets=4096), selection.pool, selection.target, into="scored")
+    rows = [{"text": row["text"] + " more"} for row in rows_of(catalog, catalog.snapshot("pool"), "documents")]
+    raw = ingest_rows(catalog, tmp_path, rows, "others")
+    tokens = apply(catalog, Tokenize(), raw, catalog.snapshot("tokenizer"), into="others-tokens")
+    others = apply(catalog, AssignCells(), tokens, selection.pool, into="others-cells")
+    with pytest.raises(UsageError, match="weighed"):
+        apply(catalog, Resample(tokens=5_000), others, mixture, into="wrong")
 
 
 def test_a_budget_that_draws_no_window_is_refused(selection: Selection) -> None:

@@ -262,6 +262,9 @@ def test_two_targets_share_one_mixture_and_the_cap_holds_again(selection: Select
     whole = apply(catalog, Combine(tokens=25_000, max_epochs=2.0), *mixed, into="whole")
     table = read_table(catalog.store, whole.artifact("weights"))
     assert max(table["epochs"].to_pylist()) <= 2.0001
+    over = apply(catalog, Combine(tokens=200_000, max_epochs=2.0), *mixed, into="over")
+    assert over.contents.summary["pool_too_small"]
+    assert {row["factor"] for row in rows_of(catalog, over, "factors")} == {1.0}, "the pool as it is, windows too"
     with pytest.raises(UsageError, match="1 shares for 2 mixtures"):
         apply(catalog, Combine(tokens=1, shares=(1.0,)), *mixed, into="wrong")
 
