@@ -37,6 +37,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 HARMLESS = {
     "ingest",
     "ls",
+    "metrics",
     "show",
     "log",
     "sql",

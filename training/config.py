@@ -212,8 +212,9 @@ class TrainConfig:
     `determinism` "run": equal bytes on the same number of ranks and threads, after any kill too; "bitwise": equal
     bytes on any number of ranks that is a power of two and divides the micro-batches. `sharding` "sharded" is FSDP2.
     `compile` "auto" follows the rule of `training/blocks.py`. `gradient_checkpointing` recomputes blocks instead of
-    keeping their activations. Beside the last two checkpoints stay one every `keep_every` steps and the last before
-    the rate falls.
+    keeping their activations. `trackers` without a server of theirs write to `tracking_dir`, by default the run's
+    folder, in which beside the last two checkpoints stay one every `keep_every` steps and the last before the rate
+    falls.
     """
 
     tokens: int
@@ -237,7 +238,8 @@ class TrainConfig:
     gradient_checkpointing: bool = field(default=False, compare=False)
     checkpoint_every: int = field(default=250, compare=False)
     keep_every: int = field(default=0, compare=False)
-    trackers: tuple[str, ...] = field(default=("tensorboard",), compare=False)
+    trackers: tuple[str, ...] = field(default=(), compare=False)
+    tracking_dir: str = field(default="", compare=False)
     price_per_hour: float = field(default=0.0, compare=False)
 
     def __post_init__(self) -> None:
@@ -262,6 +264,10 @@ class TrainConfig:
     def steps(self, context: int) -> int:
         """Optimiser steps: enough whole batches to see at least `tokens`."""
         return -(-self.tokens // (self.batch_rows * context))
+
+    def tracked_as(self, name: str) -> TrainConfig:
+        """The same with a folder of this name for its trackers, where they were given one."""
+        return replace(self, tracking_dir=f"{self.tracking_dir}/{name}") if self.tracking_dir else self
 
     def branch_step(self, steps: int) -> int:
         """The last step before the rate falls: from its checkpoint a longer run or another decay can begin; 0: none."""

@@ -21,8 +21,8 @@ from catalog.run import Work
 from catalog.snapshot import Contents, Snapshot
 from training.config import ModelConfig
 from training.family import Mixture, Projected
-from training.folder import hf_config, model_config, read_expert, read_network, write_model
-from training.inputs import MODEL_FILES, check_tokenizers, model_folder, pack_paths
+from training.folder import model_config, read_expert, read_network, write_model
+from training.inputs import check_tokenizers, model_contents, model_folder, pack_paths
 from training.model import IGNORED, Llama, layout, targets
 from training.projected import ProjectedMLP
 
@@ -161,15 +161,6 @@ class Project:
         if difference > _EQUAL:
             raise TamisError(f"{model.ref} and its projection differ by {difference:.2g} in a logit, {_EQUAL} expected")
         write_model(plain, folder, end_of_text=reader.format.end_of_text)
-        artifacts = {name: work.store.put_copy(folder / name) for name in MODEL_FILES}
-        summary = {
-            "family": plain.config.family.kind,
-            "architecture": hf_config(plain.config, end_of_text=0)["architectures"][0],
-            "parameters": plain.config.num_parameters,
-            "flops_per_token": plain.config.flops_per_token,
-            "histogram": [round(float(share), 6) for share in histogram],
-            "logits_difference": difference,
-        }
-        return Contents(
-            kind="model", artifacts={**artifacts, "tokenizer": model.artifact("tokenizer")}, summary=summary
-        )
+        shares = [round(float(share), 6) for share in histogram]
+        tokenizer = model.artifact("tokenizer")
+        return model_contents(work, folder, tokenizer, histogram=shares, logits_difference=difference)

@@ -14,7 +14,7 @@ from catalog.pack import Packs, cell_weights
 from catalog.snapshot import Run, Snapshot
 from catalog.store import Store
 from catalog.tables import read_table
-from training.family import BANKED, expert_of
+from training.family import BANKED, expert_weights
 from training.inputs import pack_paths
 from training.order import Order
 
@@ -79,8 +79,6 @@ def _orders(packs: Snapshot, reader: Packs, weights: tuple[float, ...] | None, r
     seed = settings["seed"]
     if settings.get("family") != "mixture":
         return [Order(rows_per_cell, weights, seed=seed)]
-    every = np.asarray(rows_per_cell if weights is None else weights, np.float64)
     cells = len(packs.contents.summary["rows_per_cell"])
-    experts = expert_of(np.arange(len(every)), experts=settings["experts"], cells=cells)
-    own = [np.where(experts == number, every, 0.0) for number in range(settings["experts"])]
+    own = expert_weights(rows_per_cell if weights is None else weights, experts=settings["experts"], cells=cells)
     return [Order(rows_per_cell, each.tolist(), seed=seed) for each in own]

@@ -12,6 +12,7 @@ k-means tree together.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -159,6 +160,13 @@ FAMILIES: dict[str, type[Decoder] | type[Recurrent] | type[Projected] | type[Sou
 def expert_of(cell: np.ndarray, *, experts: int, cells: int) -> np.ndarray:
     """The expert of each cell: with fewer experts than cells, neighbours share one."""
     return cell * experts // cells
+
+
+def expert_weights(weights: Sequence[float] | np.ndarray, *, experts: int, cells: int) -> list[np.ndarray]:
+    """By which weights of cells each expert of a mixture reads: its own cells as in the whole, none of the others."""
+    every = np.asarray(weights, np.float64)
+    numbers = expert_of(np.arange(len(every)), experts=experts, cells=cells)
+    return [np.where(numbers == expert, every, 0.0) for expert in range(experts)]
 
 
 def _histogram(rows_per_cell: np.ndarray, *, experts: int, cells: int) -> np.ndarray:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,11 +14,28 @@ import pyarrow.compute as pc
 from catalog.errors import UsageError
 from catalog.run import Work
 from catalog.snapshot import Contents, Snapshot
-from catalog.store import Store
+from catalog.store import FileRef, Store
 from catalog.tables import read_live
 from training.evaluate import NO_WINDOWS, Windows
+from training.folder import hf_config, model_config
 
 MODEL_FILES = ("model.safetensors", "config.json")
+
+
+def model_contents(
+    work: Work, folder: Path, tokenizer: FileRef, counts: Mapping[str, FileRef] = MappingProxyType({}), **figures: Any
+) -> Contents:
+    """A model snapshot of the model in `folder`: what every one says about itself, and `figures` of its own."""
+    shape = model_config(folder)
+    summary = {
+        "family": shape.family.kind,
+        "architecture": hf_config(shape, end_of_text=0)["architectures"][0],
+        "parameters": shape.num_parameters,
+        "flops_per_token": shape.flops_per_token,
+        **figures,
+    }
+    artifacts = {name: work.store.put_copy(folder / name) for name in MODEL_FILES} | {"tokenizer": tokenizer}
+    return Contents(kind="model", artifacts=artifacts, summary=summary, counts=counts)
 
 
 def check_tokenizers(*snapshots: Snapshot) -> None:

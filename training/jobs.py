@@ -18,9 +18,8 @@ from catalog.snapshot import Contents, Snapshot
 from catalog.tables import write_table
 from training.checkpoint import write_file
 from training.context import LocalContext
-from training.folder import hf_config, model_config
 from training.given import given
-from training.inputs import MODEL_FILES
+from training.inputs import model_contents
 from training.pretrain import TrainResult, read_result
 from training.telemetry import Progress
 from training.worker import Job, fit_with_ray
@@ -128,17 +127,13 @@ def _model(work: Work, jobs: Jobs, result: TrainResult, packs: Snapshot) -> Cont
     metrics = result.model_dir.parent / "metrics.jsonl"
     if metrics.exists():
         work.attachments["metrics"] = work.store.put_copy(metrics)
-    shape = model_config(result.model_dir)
-    summary = {
-        "family": shape.family.kind,
-        "architecture": hf_config(shape, end_of_text=0)["architectures"][0],
-        "parameters": shape.num_parameters,
-        "flops_per_token": shape.flops_per_token,
-        "tokens": result.tokens,
-        "steps": result.steps,
-        "loss": result.final_loss,
-        "precision": result.precision,
-    }
-    artifacts = {name: work.store.put_copy(result.model_dir / name) for name in MODEL_FILES}
-    artifacts["tokenizer"] = packs.artifact("tokenizer")
-    return Contents(kind="model", artifacts=artifacts, summary=summary, counts=counts)
+    return model_contents(
+        work,
+        result.model_dir,
+        packs.artifact("tokenizer"),
+        counts,
+        tokens=result.tokens,
+        steps=result.steps,
+        loss=result.final_loss,
+        precision=result.precision,
+    )

@@ -130,6 +130,7 @@ def train(
             begin=begin,
             yardstick=yardstick,
             trackers=config.trackers,
+            tracking_dir=config.tracking_dir,
             on_progress=on_progress,
         )
         telemetry = open_now.enter_context(closing(written))

@@ -10,34 +10,31 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from catalog.errors import UsageError
-from training.config import ModelConfig
-from training.family import Mixture, expert_of
+from training.config import ModelConfig, TrainConfig
+from training.family import Mixture, expert_weights
 from training.folder import end_of_text, write_mixture
 from training.jobs import Jobs, write_result
 from training.pretrain import TrainResult
 from training.telemetry import read_metrics
 from training.worker import FinetuneJob, PretrainJob
 
+AnyJob = TypeVar("AnyJob", PretrainJob, FinetuneJob)
+
 
 def one_per_expert(job: PretrainJob, model: ModelConfig, family: Mixture, rows_per_cell: np.ndarray) -> Jobs:
     """A run for each expert on its own cells; together they are the mixture."""
-    weights = np.asarray(job.weights if job.weights is not None else rows_per_cell, np.float64)
-    experts = expert_of(np.arange(len(weights)), experts=family.experts, cells=family.cells)
+    weights = job.weights if job.weights is not None else rows_per_cell
     jobs = []
-    for number in range(family.experts):
-        own = np.where(experts == number, weights, 0.0)
+    for number, own in enumerate(expert_weights(weights, experts=family.experts, cells=family.cells)):
         if not own.sum():
             raise UsageError(f"expert {number} of {family.experts} has no rows to learn from: ask for fewer experts")
         train = replace(job.train, tokens=-(-job.train.tokens // family.experts))
-        run_dir = job.run_dir / f"expert-{number:03d}"
-        name = f"{job.name}-{number}"
-        jobs.append(
-            replace(job, name=name, weights=tuple(own.tolist()), model=model.plain, train=train, run_dir=run_dir)
-        )
+        jobs.append(replace(_of_expert(job, number, train), weights=tuple(own.tolist()), model=model.plain))
 
     def finish(results: Sequence[TrainResult]) -> None:
         folders = [result.model_dir for result in results]
@@ -49,11 +46,14 @@ def one_per_expert(job: PretrainJob, model: ModelConfig, family: Mixture, rows_p
 
 def one_per_start(job: FinetuneJob, starts: Sequence[Path]) -> Jobs:
     """A run of fine-tuning from each of several models, of which the best on validation is kept."""
-    jobs = tuple(
-        replace(job, name=f"{job.name}-{number}", model_dir=start, run_dir=job.run_dir / f"expert-{number:03d}")
-        for number, start in enumerate(starts)
-    )
+    jobs = tuple(replace(_of_expert(job, number, job.train), model_dir=start) for number, start in enumerate(starts))
     return Jobs(jobs=jobs, finish=lambda results: _keep_best(job.run_dir, results))
+
+
+def _of_expert(job: AnyJob, number: int, train: TrainConfig) -> AnyJob:
+    """The run of one expert: its own name, and its own folders below those of the whole."""
+    own = f"expert-{number:03d}"
+    return replace(job, name=f"{job.name}-{number}", run_dir=job.run_dir / own, train=train.tracked_as(own))
 
 
 def _keep_best(run_dir: Path, results: Sequence[TrainResult]) -> None:

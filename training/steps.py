@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -12,7 +12,19 @@ from catalog.fingerprint import added
 from catalog.pack import Packs, cell_weights
 from catalog.run import Work
 from catalog.snapshot import Contents, Snapshot
-from training.config import Determinism, Device, EarlyStopping, ModelConfig, OptimizerName, TrainConfig, sized
+from training.config import (
+    Compile,
+    Determinism,
+    Device,
+    EarlyStopping,
+    ModelConfig,
+    OptimizerName,
+    Precision,
+    Schedule,
+    Sharding,
+    TrainConfig,
+    sized,
+)
 from training.expert import Choice, Experts, one_expert
 from training.family import FAMILIES, Mixture, Projected
 from training.folder import end_of_text, model_config, write_model
@@ -62,8 +74,15 @@ class Pretrain:
     ranks: int = 1
     determinism: Determinism = "run"
     optimizer: OptimizerName = "muon"
+    schedule: Schedule = added("wsd")
+    sharding: Sharding = added("replicated")
+    precision: Precision = added("auto")
+    compile: Compile = added("auto")
+    gradient_checkpointing: bool = field(default=False, compare=False)
     checkpoint_every: int = field(default=250, compare=False)
     price_per_hour: float = field(default=0.0, compare=False)
+    trackers: tuple[str, ...] = field(default=(), compare=False)
+    tracking_dir: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         _check(self)
@@ -84,7 +103,7 @@ class Pretrain:
             packs=paths,
             weights=cell_weights(work.store, packs, rows_per_cell),
             model=self._continued(start, packs) if start else self._fresh(packs),
-            train=_settings(self),
+            train=_settings(self, work.name),
             run_dir=run_folder(work),
             threads=self.threads,
             device=self.device,
@@ -158,8 +177,13 @@ class Finetune:
     ranks: int = 1
     determinism: Determinism = "run"
     optimizer: OptimizerName = "adamw"
+    precision: Precision = added("auto")
+    compile: Compile = added("auto")
+    gradient_checkpointing: bool = field(default=False, compare=False)
     checkpoint_every: int = field(default=250, compare=False)
     price_per_hour: float = field(default=0.0, compare=False)
+    trackers: tuple[str, ...] = field(default=(), compare=False)
+    tracking_dir: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         _check(self)
@@ -189,7 +213,7 @@ class Finetune:
             name=work.name,
             packs=tuple(reader.paths),
             model_dir=starts[0],
-            train=_settings(self),
+            train=_settings(self, work.name),
             validation=scored_documents(work.store, validation),
             stopping=EarlyStopping(evaluate_every=self.evaluate_every, patience=self.patience),
             run_dir=run_folder(work),
@@ -262,15 +286,9 @@ def _check(step: Pretrain | Finetune) -> None:
         raise UsageError(str(error)) from error
 
 
-def _settings(step: Pretrain | Finetune) -> TrainConfig:
-    return TrainConfig(
-        tokens=step.tokens,
-        batch_rows=step.batch_rows,
-        micro_batch_rows=step.micro_batch_rows,
-        learning_rate=step.learning_rate,
-        seed=step.seed,
-        determinism=step.determinism,
-        optimizer=step.optimizer,
-        checkpoint_every=step.checkpoint_every,
-        price_per_hour=step.price_per_hour,
-    )
+def _settings(step: Pretrain | Finetune, name: str = "") -> TrainConfig:
+    """The settings of the step that are also those of a training run; trackers have a folder for each run's `name`."""
+    shared = {each.name: getattr(step, each.name) for each in fields(TrainConfig) if hasattr(step, each.name)}
+    if step.tracking_dir:
+        shared["tracking_dir"] = str(Path(step.tracking_dir).absolute())
+    return TrainConfig(**shared).tracked_as(name)

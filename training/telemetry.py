@@ -91,6 +91,7 @@ class Telemetry:
         yardstick: Yardstick,
         trackers: Sequence[str],
         on_progress: OnProgress,
+        tracking_dir: str = "",
     ):
         self._yardstick, self._on_progress = yardstick, on_progress
         kept: list[dict[str, Any]] = []
@@ -98,7 +99,7 @@ class Telemetry:
         self._trackers: list[Tracker] = []
         self._run_dir = run_dir
         if run_dir is not None:
-            self._trackers = open_trackers(trackers, run_dir, begin=begin)
+            self._trackers = open_trackers(trackers, Path(tracking_dir) if tracking_dir else run_dir, begin=begin)
             path = run_dir / "metrics.jsonl"
             kept = [line for line in read_metrics(path) if line["step"] <= begin and begin]
             path.write_text("".join(json.dumps(line) + "\n" for line in kept))

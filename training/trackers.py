@@ -1,8 +1,8 @@
 """Where a run's numbers go beside its own JSON lines: TensorBoard, Weights & Biases, MLflow.
 
 Each is a thing with `log(step, values)` and `close()`. W&B and MLflow are extras (`pip install tamis[wandb]`,
-`tamis[mlflow]`) and take their server from their own environment variables; without one they write below the run's
-folder, offline. A run resumes the record it began.
+`tamis[mlflow]`; TensorBoard is `tamis[tensorboard]`) and take their server from their own environment variables;
+without one they write below a folder, offline. A run resumes the record it began.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Tracker(Protocol):
     def close(self) -> None: ...
 
 
-def open_trackers(names: Sequence[str], run_dir: Path, *, begin: int) -> list[Tracker]:
-    """The trackers of these names for a run that continues after step `begin`.
+def open_trackers(names: Sequence[str], folder: Path, *, begin: int) -> list[Tracker]:
+    """The trackers of these names for a run that continues after step `begin`; what has no server writes to `folder`.
 
     Raises UsageError for an unknown name and for one whose package is missing.
     """
@@ -33,9 +33,11 @@ def open_trackers(names: Sequence[str], run_dir: Path, *, begin: int) -> list[Tr
     if unknown:
         raise UsageError(f"no tracker {unknown[0]!r}; the trackers are {', '.join(_OPENERS)}")
     found = []
+    if names:
+        folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         try:
-            found.append(_OPENERS[name](run_dir, begin))
+            found.append(_OPENERS[name](folder, begin))
         except ImportError as error:
             raise UsageError(f"the tracker {name} can't start: {error}; pip install tamis[{name}]") from error
     return found

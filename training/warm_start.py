@@ -7,7 +7,6 @@ model is the pretrained one. Positions are rotary, so the context may be shorter
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,8 +19,8 @@ from catalog.run import Work
 from catalog.snapshot import Contents, Snapshot
 from catalog.store import sha256_file
 from catalog.tokenizer import END_OF_TEXT
-from training.folder import described_config, hf_config, write_model
-from training.inputs import MODEL_FILES
+from training.folder import described_config, write_model
+from training.inputs import model_contents
 from training.model import Llama
 
 _PLAIN = {"attention_bias": False, "mlp_bias": False, "hidden_act": "silu", "use_sliding_window": False}
@@ -91,7 +90,7 @@ class WarmStart:
     """A pretrained folder as a model for these packs, to be continued by `pretrain` or `finetune`."""
 
     verb: ClassVar[str] = "warm-start"
-    revision: ClassVar[int] = 1
+    revision: ClassVar[int] = 2
 
     path: str
 
@@ -114,15 +113,7 @@ class WarmStart:
         network = with_vocabulary(from_pretrained(Path(self.path)), theirs, ours, context=context)
         folder = work.folder / "model"
         write_model(network, folder, end_of_text=ours.get_vocab()[END_OF_TEXT])
-        artifacts = {name: work.store.put_copy(folder / name) for name in MODEL_FILES}
-        described = hf_config(network.config, end_of_text=0)
-        summary = {
-            "family": network.config.family.kind,
-            "parameters": network.config.num_parameters,
-            "architecture": described["architectures"][0],
-            "files": json.loads(json.dumps(self.evidence())),
-        }
-        return Contents(kind="model", artifacts={**artifacts, "tokenizer": tokenizer}, summary=summary)
+        return model_contents(work, folder, tokenizer, files=self.evidence())
 
     def _tokenizer(self) -> Tokenizer:
         path = Path(self.path) / "tokenizer.json"

@@ -103,6 +103,24 @@ def replay(
 
 
 @app.command()
+def metrics(
+    model: Annotated[str, typer.Argument(help="A model that pretrain or finetune made.")],
+    store: StoreOption = STORE,
+    output_format: Annotated[str, typer.Option("--format", help="table, json, csv or parquet.")] = "table",
+) -> None:
+    """Print a training run's numbers, a row a step.
+
+    Loss, learning rate, gradient norm, bits per byte on validation, speed, share of the peak (mfu), share of time that
+    waited for data (stall), cost.
+    """
+    from catalog.query import print_result
+    from clusters.metrics import metrics_of
+
+    check_format(output_format)
+    print_result(metrics_of(catalog_of(store), model), output_format)
+
+
+@app.command()
 def generate(
     model: Annotated[str, typer.Argument(help="A model snapshot, or the folder of an exported model.")],
     prompt: Annotated[str, typer.Argument(help="How the text begins.")],

@@ -11,7 +11,6 @@ from catalog.errors import BadInput
 from dataops.readers import ReadOptions, check, discover
 from tests.dataops.reading import PLAIN, faults, jsonl, parquet, read_all, texts, write
 
-
 IN_DRIFT = "(in drift and refresh, which read new text like the old: --set ENTRY.text_column=NAME)"
 
 

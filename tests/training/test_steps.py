@@ -15,6 +15,7 @@ from catalog.errors import UsageError
 from catalog.run import StageProgress, begin, run
 from catalog.snapshot import Snapshot
 from catalog.tables import read_table
+from clusters.metrics import metrics_of
 from dataops.executors import LocalExecutor
 from tests.conftest import Curated
 from training import jobs
@@ -77,6 +78,31 @@ def test_runs_trained_together_keep_the_ids_threads_and_seconds_of_runs_alone(
         assert (stage["stage"], stage["unit"], stage["rows"]) == ("train", "tokens", theirs.contents.summary["tokens"])
         assert 0 < stage["seconds"] <= together.runs[theirs.run].seconds
     torch.set_num_threads(1)
+
+
+def test_settings_of_the_trainer_are_settings_of_the_step_and_those_that_change_no_byte_bear_no_identity(
+    catalog: Catalog, models: list[Snapshot], tmp_path: Path
+) -> None:
+    packs = catalog.snapshot("generic-packs")
+    watched = Pretrain(
+        **SMALL, gradient_checkpointing=True, trackers=("tensorboard",), tracking_dir=str(tmp_path / "runs")
+    )
+    again = run(watched, packs, into="model-0", catalog=catalog, executor=HERE)
+    assert again == models[0], "known under the same name"
+    other = replace(watched, schedule="cosine", precision="fp32")
+    made = run(other, packs, into="watched", catalog=catalog, executor=HERE)
+    assert made.contents.summary["precision"] == "fp32"
+    assert list((tmp_path / "runs" / "watched" / "tensorboard").glob("events.*")), "stays when the run's folder goes"
+    curve = metrics_of(catalog, "watched")
+    assert curve["step"].to_pylist() == list(range(1, made.contents.summary["steps"] + 1))
+    assert curve["mean_loss"][-1].as_py() == made.contents.summary["loss"]
+    rates = curve["learning_rate"].to_pylist()
+    assert rates[-1] < rates[len(rates) // 2] < max(rates), "a cosine falls from the middle on"
+    mixture = replace(other, family="mixture", experts=2)
+    run(mixture, packs, into="many", catalog=catalog, executor=HERE)
+    assert len(list((tmp_path / "runs" / "many").glob("expert-*/tensorboard/events.*"))) == 2
+    with pytest.raises(UsageError, match="optimizer muon needs whole matrices on every rank"):
+        Pretrain(**SMALL, sharding="sharded")
 
 
 def test_training_in_this_process_tells_its_progress(catalog: Catalog) -> None:
