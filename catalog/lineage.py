@@ -59,7 +59,7 @@ def sources(run: Run) -> list[tuple[str, str]]:
 
 def _settings(run: Run) -> str:
     """Settings in one line, without the marks of identity; long ones are cut."""
-    plain = {name: value for name, value in run.parameters.items() if name not in ("is", "revision", "paths")}
+    plain = {name: value for name, value in run.settings.items() if name != "paths"}
     text = ", ".join(f"{name} {value}" for name, value in plain.items() if isinstance(value, (int, float, str)))
     return text if len(text) <= 160 else text[:159] + "…"
 

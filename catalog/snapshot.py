@@ -163,6 +163,11 @@ class Run:
     attachments: Mapping[str, FileRef] = field(default_factory=dict)
     evidence: Any = ()
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The parameters as a recipe states them: without the marks that make them an identity."""
+        return {name: value for name, value in self.parameters.items() if name not in ("is", "revision")}
+
 
 def parse_reference(text: str) -> tuple[str, int | None]:
     """`name` or `name@version` -> (name, version or None for the newest). Raises UsageError."""

@@ -17,8 +17,9 @@ from catalog.snapshot import Snapshot
 from catalog.tables import read_live
 from catalog.takedown import RULE
 from clusters.recipes import Stated
+from clusters.registry import STEPS
 
-WEIGHING = ("weigh", "weigh-two-stage", "weigh-ngrams", "weigh-cross-entropy", "weigh-stacked", "weigh-classifier")
+WEIGHING = tuple(verb for verb in STEPS if verb.split("-")[0] == "weigh")
 # To find the target: from what a step made, the input that leads to it.
 TOWARDS = {
     **dict.fromkeys(("finetune", "pretrain", "pack", "blend", "combine"), 0),
@@ -91,8 +92,7 @@ def made_by(catalog: Catalog, snapshot: Snapshot) -> str:
 
 def settings_of(catalog: Catalog, snapshot: Snapshot) -> dict[str, Any]:
     """The settings of that step, as a recipe states them."""
-    given = catalog.computed_by(snapshot).parameters
-    return {name: value for name, value in given.items() if name not in ("is", "revision")}
+    return catalog.computed_by(snapshot).settings
 
 
 def last_made_by(catalog: Catalog, text: Snapshot, verb: str) -> Snapshot:

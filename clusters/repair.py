@@ -177,16 +177,15 @@ def _steps(catalog: Catalog, snapshot: Snapshot, sources: Sequence[str]) -> Iter
     if run.step not in STEPS:
         raise TamisError(f"what a {run.step} wrote can't be written again")
     cls = step_class(run.step)
-    settings = {name: value for name, value in run.parameters.items() if name not in ("is", "revision")}
     if run.parameters["revision"] != cls.revision:
         raise TamisError(
             f"{run.step} of revision {run.parameters['revision']} made it, this tamis has revision {cls.revision}"
         )
     if "paths" not in {each.name for each in fields(cls)}:
-        yield make_step(run.step, settings)
+        yield make_step(run.step, run.settings)
         return
     if not sources:
         raise TamisError("name the files that it was read from with --from")
     paths = [os.path.abspath(each) for each in sources]
     for chosen in [paths] if len(paths) == 1 else [paths, *([path] for path in paths)]:
-        yield make_step(run.step, {**settings, "paths": tuple(chosen)})
+        yield make_step(run.step, {**run.settings, "paths": tuple(chosen)})

@@ -23,12 +23,13 @@ from clusters.registry import SELECTOR
 from clusters.runner import executor_for, run_recipe
 from clusters.screens import last_screen
 from training.config import Device, TrainConfig, family_rows_for, rate_for
+from training.family import FAMILIES
 
 # Sustained training rate of two cores with AVX-512 BF16, by AdamW (benchmarks/train.py). It turns minutes into tokens
 # the same way everywhere, so that a recipe does not depend on how busy the machine was when it was written.
 FLOPS_PER_SECOND = 2.0e11
 MODELS = ("generic", "specialized")
-WITH_EXPERTS = ("projected", "soup", "mixture")  # families of which one expert is served
+WITH_EXPERTS = tuple(name for name, kind in FAMILIES.items() if "experts" in kind.__dataclass_fields__)  # one is served
 MOST_EXPERTS = 32  # best per cost in the method's paper
 TUNING_SHARE = 2  # pretraining tokens per token read of the target, with pretraining or without
 ROWS_PER_LOOK = 640  # between two looks at validation, as in fine-tuning: 40 steps of 16 rows
@@ -91,8 +92,8 @@ def tuning_tokens(tokens: int) -> int:
 
 def recipe_for(request: Request) -> Recipe:
     """The steps of the main job, in order. Raises UsageError for settings that can't be."""
-    if request.family not in ("decoder", "recurrent", *WITH_EXPERTS):
-        raise UsageError(f"no family {request.family!r}: expected decoder, recurrent, {', '.join(WITH_EXPERTS)}")
+    if request.family not in FAMILIES:
+        raise UsageError(f"no family {request.family!r}: expected {', '.join(FAMILIES)}")
     if request.selector not in WEIGHING:
         raise UsageError(f"no selector {request.selector!r}: expected {', '.join(WEIGHING)}")
     if not 0 <= request.trunk < 1:

@@ -16,23 +16,23 @@ from dataops.streams import MAX_RECORD_BYTES
 
 ACCEPTED, REJECTED = "accepted", "rejected"  # domains of feedback
 
-REASONS = {
-    "invalid-utf8": "the bytes are not UTF-8",
-    "lone-surrogate": "a JSON escape such as \\ud800 names half a character, which no encoding can hold",
-    "malformed-json": "the line is not JSON",
-    "not-an-object": "the line is JSON but not an object",
-    "malformed-csv": "the row breaks the quoting rules or has another number of fields than the header",
-    "missing-text": "the object has no text column",
-    "null-text": "the text is null",
-    "non-string-text": "the text is a number, a list or an object",
-    "empty-text": "the text is empty or only white space",
-    "not-a-verdict": "feedback whose `accepted` is missing or neither true nor false",
-    "too-long": f"a line, field or file above {MAX_RECORD_BYTES >> 20} MiB",
-    "truncated": "the file ends inside a record or inside its compressed stream; what came before it is kept",
-    "corrupt": "compressed data or Parquet pages that can't be decoded; what came before is kept",
-    "unreadable": "the file is gone, not permitted or not of its format",
-    "empty-file": "the file holds no record at all",
-}
+REASONS = (  # docs/sql.md says what each means
+    "invalid-utf8",
+    "lone-surrogate",
+    "malformed-json",
+    "not-an-object",
+    "malformed-csv",
+    "missing-text",
+    "null-text",
+    "non-string-text",
+    "empty-text",
+    "not-a-verdict",
+    "too-long",
+    "truncated",
+    "corrupt",
+    "unreadable",
+    "empty-file",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quarantined:
-    """What was not read: where it is, why (a key of REASONS) and how it begins."""
+    """What was not read: where it is, why (one of REASONS) and how it begins."""
 
     path: str  # from the folder that was named, as in the ids of documents: where that lies is nobody's business
     position: str  # "line 12", "row 7", "rows 7 to 9", "file"; "byte 120" of a line whose text comes to nothing

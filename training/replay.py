@@ -154,7 +154,7 @@ def _job(
 ) -> Job:
     """What the model's run computed, in a folder of its own."""
     run = catalog.runs[model.run]
-    settings = {name: value for name, value in run.parameters.items() if name not in ("is", "revision")}
+    settings = run.settings
     if not reads_in_this_order(run):
         raise UsageError(
             f"{model.ref} was made by revision {run.parameters['revision']} of {run.step}, which read the rows of a "

@@ -27,7 +27,7 @@ from clusters.console import Console
 from clusters.origins import WEIGHING
 from clusters.recipes import override, validate
 from clusters.runner import run_recipe
-from clusters.screens import continue_text, last_screen, program, suggestions, verdict
+from clusters.screens import _prompt, continue_text, last_screen, program, suggestions, verdict
 from clusters.specialize import Request, _check_parts, recipe_for, training_tokens, write_export
 from tests.dataops.conftest import TOPICS, live, prose
 from tests.elsewhere import Elsewhere
@@ -155,7 +155,8 @@ def test_the_last_screen_has_waterfall_results_sample_and_commands_that_a_shell_
     assert forgot == [(name, bits[name], bits[f"{name}-tuned"]) for name in ("generic", "specialized")]
     assert f"exported to {made.model}" in screen
     answers = {}
-    for command in suggestions(catalog, made.snapshots, store=str(made.store), prompt='it\'s "so"'):
+    prompt = _prompt(catalog, made.snapshots["test"])
+    for command in suggestions(catalog, made.snapshots, store=str(made.store), prompt=prompt):
         assert command in screen
         done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, ""), command
