@@ -32,7 +32,7 @@ from catalog.store import Store
 from catalog.tables import read_live, read_table, write_table
 from dataops.append import num_earlier
 from dataops.exchange import by_key, gather, num_partitions, scatter
-from dataops.keep import Keeping, keep, row_offsets, settings_of, with_settings
+from dataops.keep import Keeping, check_prefer, keep, row_offsets, settings_of, with_settings
 from dataops.kernels.fixed import bytes_of, fixed_binary
 from dataops.kernels.hashing import distinct, from_hex
 from dataops.kernels.jaccard import pair_jaccard
@@ -103,6 +103,7 @@ class FuzzyDedup(Keeping):
         snapshot.require("documents")
         bands, rows = self.bands_and_rows
         partitions, offsets = num_partitions(snapshot.contents.rows * bands), row_offsets(work.store, snapshot)
+        check_prefer(work.store, snapshot, self.prefer, offsets=offsets)
         settings = {"folder": str(work.folder), "offsets": offsets, "step": self, "partitions": partitions}
         with open(work.folder / "sketches", "ab") as file:
             file.truncate(offsets[-1] * self.permutations)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,7 +21,7 @@ import pyarrow.parquet as pq
 
 from catalog.errors import TamisError, UsageError
 from catalog.run import Receipt, Task, Work
-from catalog.snapshot import Contents, Snapshot
+from catalog.snapshot import Contents, Shard, Snapshot
 from catalog.store import FileRef, Store
 from catalog.tables import read_live
 from dataops.exchange import gather, scatter
@@ -173,27 +174,61 @@ def _resolve(store: Store, task: Task) -> Receipt:
     return {"path": path, "edges": edges, "documents": documents}
 
 
+def check_prefer(store: Store, snapshot: Snapshot, prefer: str, *, offsets: Sequence[int]) -> None:
+    """Raise UsageError, before anything is computed, for a policy that is no ORDER BY over the snapshot's columns."""
+    contents = snapshot.contents
+    if not contents.shards:
+        return
+    with duckdb.connect() as database:
+        _load_documents(database, store, contents.shards, contents.layers, offsets)
+        with _told(database, prefer):
+            database.execute(f"EXPLAIN SELECT id FROM attributes ORDER BY {prefer}, id")
+
+
+@contextmanager
+def _told(database: duckdb.DuckDBPyConnection, prefer: str) -> Iterator[None]:
+    """Raises UsageError where DuckDB can't order by the policy: no ORDER BY, no such column, a cast that fails."""
+    try:
+        yield
+    except duckdb.Error as error:
+        columns = [row[0] for row in database.execute("DESCRIBE attributes").fetchall()]
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"prefer {prefer!r} is not the terms of an ORDER BY ({reason}); columns: {', '.join(columns)}"
+        ) from error
+
+
 def _load(database: duckdb.DuckDBPyConnection, store: Store, task: Task) -> None:
-    """Tables and views: edges at the threshold; attributes and live of all documents, which are numbered."""
-    shards, layers = task["shards"], task["layers"]
-
-    def files(name: str) -> list[str]:
-        return [str(store.local(shard.tables[name])) for shard in shards]
-
-    def numbered(name: str, columns: str) -> str:
-        """The rows of one table of all shards, `row` replaced by `document`."""
-        database.register(f"of_{name}", pa.table({"filename": files(name), "first": task["offsets"][:-1]}))
-        paths = ", ".join("'" + path.replace("'", "''") + "'" for path in files(name))
-        return f"""SELECT first + row AS document, t.* EXCLUDE (row)
-            FROM (SELECT filename, {columns} FROM read_parquet([{paths}], filename = true)) t
-            JOIN "of_{name}" USING (filename)"""
-
+    """The table of edges at the threshold, and views of the documents."""
     edges = [str(store.local(ref)) for ref in task["edges"]]
     database.execute(
         """CREATE TABLE edges AS SELECT "left", "right", similarity FROM read_parquet($files)
         WHERE similarity >= $threshold""",
         {"files": edges, "threshold": task["step"].threshold},
     )
+    _load_documents(database, store, task["shards"], task["layers"], task["offsets"])
+
+
+def _load_documents(
+    database: duckdb.DuckDBPyConnection,
+    store: Store,
+    shards: Sequence[Shard],
+    layers: Sequence[str],
+    offsets: Sequence[int],
+) -> None:
+    """Views: attributes and live of all documents, which are numbered."""
+
+    def files(name: str) -> list[str]:
+        return [str(store.local(shard.tables[name])) for shard in shards]
+
+    def numbered(name: str, columns: str) -> str:
+        """The rows of one table of all shards, `row` replaced by `document`."""
+        database.register(f"of_{name}", pa.table({"filename": files(name), "first": offsets[:-1]}))
+        paths = ", ".join("'" + path.replace("'", "''") + "'" for path in files(name))
+        return f"""SELECT first + row AS document, t.* EXCLUDE (row)
+            FROM (SELECT filename, {columns} FROM read_parquet([{paths}], filename = true)) t
+            JOIN "of_{name}" USING (filename)"""
+
     attributes = f"({numbered('documents', '* EXCLUDE (text, filename)')}) d"
     for name, columns in ATTRIBUTES.items():
         if shards and all(name in shard.tables for shard in shards):
@@ -205,19 +240,13 @@ def _load(database: duckdb.DuckDBPyConnection, store: Store, task: Task) -> None
 
 def _rank(database: duckdb.DuckDBPyConnection, prefer: str, first_come: int) -> None:
     """A table of the documents with edges: document, id, source and rank, 0 the most preferred."""
-    try:
+    with _told(database, prefer):
         database.execute(
             f"""CREATE TABLE ranked AS
             SELECT document, id, source, row_number() OVER (ORDER BY document >= {first_come}, {prefer}, id) - 1 AS rank
             FROM attributes
             WHERE document IN (SELECT "left" FROM edges UNION ALL SELECT "right" FROM edges)"""
         )
-    except duckdb.Error as error:  # no ORDER BY, no such column or function, a cast that fails
-        columns = [row[0] for row in database.execute("DESCRIBE attributes").fetchall()]
-        reason = str(error).splitlines()[0]
-        raise UsageError(
-            f"prefer {prefer!r} is not the terms of an ORDER BY ({reason}); columns: {', '.join(columns)}"
-        ) from error
 
 
 def _ordered_edges(database: duckdb.DuckDBPyConnection) -> Iterator[Edges]:
