@@ -64,7 +64,7 @@ def main() -> None:
         micro_batch_rows=options.rows,
         precision="bf16",
         optimizer=options.optimizer,
-        compile="off" if options.eager else "on",
+        compile="never" if options.eager else "always",
         checkpoint_every=10**9,
         trackers=(),
     )

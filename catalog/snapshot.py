@@ -166,7 +166,13 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         """The parameters as a recipe states them: without the marks that make them an identity."""
-        return {name: value for name, value in self.parameters.items() if name not in ("is", "revision")}
+        return dict(_unmarked(self.parameters))
+
+
+def _unmarked(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _unmarked(each) for name, each in value.items() if name not in ("is", "revision")}
+    return [_unmarked(each) for each in value] if isinstance(value, list) else value
 
 
 def parse_reference(text: str) -> tuple[str, int | None]:

@@ -1,7 +1,8 @@
 """The command line. Imports of ray, torch and the steps happen inside the commands: `tamis --help` loads neither.
 
-Exit status: 0 done, 1 failed, 2 wrong usage, 3 the answer is no: a plan that the pool refuses, text that calls for
-a new model (`drift --fail-on-drift`). An error is one or two lines on standard error; `--debug` adds the traceback.
+Exit status: 0 done, 1 failed, 2 wrong usage, 3 the answer is no: a plan that the pool refuses, text that calls for a
+new model (`drift --fail-on-drift`), too little text to judge one by (`refresh`). An error is one or two lines on
+standard error; `--debug` adds the traceback.
 """
 
 from __future__ import annotations

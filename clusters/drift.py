@@ -13,8 +13,8 @@ from catalog.lineage import waterfall
 from catalog.snapshot import Snapshot
 from clusters.console import Console
 from clusters.origins import Origins, curation, last_made_by, origins_of, settings_of
-from clusters.recipes import Recipe, Stated, override, pinned, stated
-from clusters.runner import run_recipe
+from clusters.recipes import Recipe, Stated, override, pinned, stated, validate
+from clusters.runner import executor_for, run_recipe
 
 CHAMPION = "-champion"
 BLIND = 0.25  # above chance: where a shift so large could be chance, the screen says so
@@ -116,11 +116,12 @@ def drift_now(
     `shown` are the paths as the user gave them, `at` the option that names the store. Raises UsageError where so few
     documents are left that nothing can be told.
     """
-    from dataops.drift import FEWEST, fresh_documents
+    from dataops.drift import fresh_documents
 
     catalog = Catalog.open(store)
     model = serving(catalog, reference)
     recipe = override(drift_recipe(catalog, model.ref, paths), assignments)
+    executor_for(validate(recipe), executor, workers=workers)  # all of it, before anything is stored
     base, run = base_name(model.name), partial(run_recipe, store=store, executor=executor, workers=workers)
     last = [entry.name for entry in recipe.entries].index(f"{base}-new-cells")
     read = run(Recipe(entries=recipe.entries[: last + 1]), console=console)
@@ -129,16 +130,17 @@ def drift_now(
     dropped = _dropped(catalog.refresh(), read[f"{base}-new-tokens"])
     if new.rows and not fresh:
         return "", f"nothing to measure: all {new.rows:,} documents are in the target already{dropped}"
-    if fresh < FEWEST:
-        raise UsageError(f"{fresh} new documents{dropped}: expected at least {FEWEST} to compare with the target")
+    if not new.rows:
+        raise UsageError(f"0 new documents{dropped}: expected at least 2 to compare with the target")
     made = run(Recipe(entries=tuple(pinned(entry, read) for entry in recipe.entries[last + 1 :])), console=console)
     found = made[f"{base}-drift"].contents.summary
-    return found["verdict"], drift_screen(found, model=reference, paths=shown or paths, dropped=dropped, at=at)
+    advised = reference.partition("@")[0]  # a version may not serve, and refresh begins with what does
+    return found["verdict"], drift_screen(found, model=advised, paths=shown or paths, dropped=dropped, at=at)
 
 
 def _dropped(catalog: Catalog, text: Snapshot) -> str:
     """What the rules took of new text, in words; "" when nothing."""
-    losses = waterfall(catalog, text)
+    losses = waterfall(catalog, text) if text.contents.layers else []
     rules = ", ".join(f"{loss.rule} {loss.dropped_documents:,}" for loss in losses if loss.dropped_documents)
     if not rules:
         return ""
@@ -147,7 +149,7 @@ def _dropped(catalog: Catalog, text: Snapshot) -> str:
 
 
 def drift_screen(found: Mapping[str, Any], *, model: str, paths: Sequence[str], dropped: str = "", at: str = "") -> str:
-    """The measures, each beside what chance makes of it, and what follows; `model` is the reference as it was given."""
+    """The measures, each beside what chance makes of it, and what follows; `model` is what a refresh is advised of."""
     known = f" ({found['known_documents']:,} more are in the target already)" if found["known_documents"] else ""
     seen_from, cells = found["psi_limit"] - found["psi_expected"], f"PSI over {found['cells']} cells"
     lines = [

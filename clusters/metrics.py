@@ -28,7 +28,10 @@ def metrics_of(catalog: Catalog, reference: str) -> pa.Table:
     model = catalog.snapshot(reference).require("model")
     run = catalog.runs[model.run]
     if "metrics" not in run.attachments:
-        raise UsageError(f"{model.ref} was made by {run.step}: pretrain and finetune write metrics")
+        raise UsageError(
+            f"{model.ref} has no metrics, {run.step} made it: expected a model that pretrain or finetune made in one "
+            "run, not in several like a mixture"
+        )
     steps: dict[int, dict[str, float]] = {}
     for line in read_metrics(catalog.store.local(run.attachments["metrics"])):
         steps.setdefault(line["step"], {}).update({name: line[name] for name in COLUMNS if name in line})

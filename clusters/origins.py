@@ -74,7 +74,7 @@ def origins_of(catalog: Catalog, reference: str) -> Origins:
         validation=validation,
         tuned=tuned[0],
         mixture=tuple(each for each in behind if each.contents.kind == "mixture")[:1],
-        held_out=_held_out(catalog, model, target, [inputs_of(catalog, each)[1] for each in tuned]) or (validation,),
+        held_out=_held_out(catalog, model, target, tuned) or (validation,),
     )
 
 
@@ -167,11 +167,12 @@ def _target(catalog: Catalog, model: Snapshot) -> Snapshot:
     return node.require("documents", "tokens", "cells")
 
 
-def _held_out(catalog: Catalog, model: Snapshot, target: Snapshot, validations: list[Snapshot]) -> tuple[Snapshot, ...]:
-    """Text of the target on which the model was evaluated, without what fine-tuning looked at, oldest first."""
+def _held_out(catalog: Catalog, model: Snapshot, target: Snapshot, tuned: list[Snapshot]) -> tuple[Snapshot, ...]:
+    """Text of the target on which the model was evaluated, without what any fine-tuning saw, oldest first."""
     texts = _files(target)
+    validations = [inputs_of(catalog, each)[1] for each in tuned]
     looked_at = {part.id for each in validations for part in _parts(catalog, each)}
-    seen = _ids(catalog, target, *validations)
+    seen = _ids(catalog, target, *validations, *(text for each in tuned for text in _learned(catalog, each)))
     found: dict[str, Snapshot] = {}
     for evaluation in catalog.history:
         if made_by(catalog, evaluation) != "evaluate" or not catalog.is_live(evaluation):
@@ -184,6 +185,18 @@ def _held_out(catalog: Catalog, model: Snapshot, target: Snapshot, validations: 
                 if seen.isdisjoint(_ids(catalog, part)):  # else training or validation read some of it
                     found[part.id] = part
     return tuple(found.values())
+
+
+def _learned(catalog: Catalog, tuned: Snapshot) -> list[Snapshot]:
+    """The documents behind the packs of a fine-tuning, of all packs of a blend."""
+    waiting, found = [inputs_of(catalog, tuned)[0]], []
+    while waiting:
+        each = waiting.pop()
+        if each.contents.kind == "documents":
+            found.append(each)
+        elif each.contents.kind == "packs":
+            waiting += inputs_of(catalog, each)
+    return found
 
 
 def _parts(catalog: Catalog, documents: Snapshot) -> list[Snapshot]:

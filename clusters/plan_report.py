@@ -24,7 +24,7 @@ from training.forecast import Prediction
 from training.inputs import pack_paths
 from training.routes import Rates, Route, Routes
 from training.speed import Speed, is_quick, measure
-from training.steps import Pretrain
+from training.steps import Pretrain, train_settings
 
 PAPERS = 6  # times the parameters: the larger model of the method's paper
 LORA_RANK = 64
@@ -223,12 +223,7 @@ def _shape(packs: Snapshot) -> dict[str, int]:
 def _speeds(catalog: Catalog, packs: Snapshot, routes: Routes, planned: Pretrain) -> dict[str, Speed]:
     """How fast this machine trains what the routes train, by the names of `Rates`; what takes long is left out."""
     paths = pack_paths(catalog.store, packs)
-    train = TrainConfig(
-        tokens=1,
-        batch_rows=planned.batch_rows,
-        micro_batch_rows=planned.micro_batch_rows,
-        optimizer=planned.optimizer,
-    )
+    train = train_settings(planned)
     rows = family_rows_for(
         planned.tokens, context=routes.small.context, family="mixture", experts=min(routes.experts, routes.cells)
     )

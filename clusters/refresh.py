@@ -210,7 +210,7 @@ def refresh_now(
     """Run the recipe, name the winner, write it to `out`/model; what to tell the user. Raises UsageError, Declined."""
     catalog = Catalog.open(store)
     sequence = catalog.sequence
-    base, recipe = _recipe_of_what_serves(catalog, reference, new, assignments)
+    base, recipe = recipe_of_what_serves(catalog, reference, new, assignments)
     executor_for(validate(recipe), executor, workers=workers)  # all of it: nothing is stored before settings are right
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out}: a file is in the way, expected a folder")
@@ -238,7 +238,7 @@ def refresh_now(
     return done + gate_screen(gate, named=named, model=out / "model")
 
 
-def _recipe_of_what_serves(
+def recipe_of_what_serves(
     catalog: Catalog, reference: str, new: Additions, assignments: Sequence[str]
 ) -> tuple[str, Recipe]:
     """What the names of a refresh begin with, and its recipe, which begins with the model that serves.

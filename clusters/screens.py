@@ -90,7 +90,7 @@ def show_screen(catalog: Catalog, reference: str) -> str:
         f"  made by {run.step} in {run.seconds:.1f} s (tamis {run.code}) from "
         + (", ".join(each.ref for each in catalog.inputs(snapshot)) or "files"),
     ]
-    for title, values in (("settings", _settings(run.parameters)), ("figures", snapshot.contents.summary)):
+    for title, values in (("settings", run.settings), ("figures", snapshot.contents.summary)):
         lines += [title, *_aligned(values)] if values else []
     if run.stages:
         lines.append("stages")
@@ -106,13 +106,6 @@ def show_screen(catalog: Catalog, reference: str) -> str:
     if snapshot.contents.artifacts:
         lines += ["files", *_aligned({name: ref.path for name, ref in snapshot.contents.artifacts.items()})]
     return "\n".join(lines)
-
-
-def _settings(value: Any) -> Any:
-    """Settings as they are written in a recipe: without the marks that make them an identity."""
-    if isinstance(value, Mapping):
-        return {name: _settings(each) for name, each in value.items() if name not in ("is", "revision")}
-    return [_settings(each) for each in value] if isinstance(value, list) else value
 
 
 def _aligned(values: Mapping[str, Any], margin: str = "  ") -> list[str]:
@@ -246,7 +239,7 @@ def suggestions(catalog: Catalog, made: Mapping[str, Snapshot], *, store: str, p
         *explained,
         f"{tamis} show {at} {made['resampled'].ref}",
         f"{tamis} log {at} {model}",
-        f"{tamis} generate {at} {model} {shlex.quote(prompt)}",
+        f"{tamis} generate {at} {model} -- {shlex.quote(prompt)}",
     ]
 
 

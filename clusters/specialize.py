@@ -22,7 +22,7 @@ from clusters.recipes import Recipe, Stated, override, stated, validate
 from clusters.registry import SELECTOR
 from clusters.runner import executor_for, run_recipe
 from clusters.screens import last_screen
-from training.config import Device, TrainConfig, family_rows_for, rate_for
+from training.config import Device, TrainConfig, family_rows_for, rate_for, smallest
 from training.family import FAMILIES
 
 # Sustained training rate of two cores with AVX-512 BF16, by AdamW (benchmarks/train.py). It turns minutes into tokens
@@ -117,14 +117,16 @@ def recipe_with(request: Request, assignments: Sequence[str]) -> Recipe:
 
 
 def _check_size(recipe: Recipe) -> None:
-    """Raise UsageError where the models are too small for the vocabulary."""
-    entries = {entry.name: entry.settings for entry in recipe.entries}
-    params, vocab_size = int(entries[MODELS[0]]["params"]), int(entries["tokenizer"]["vocab_size"])
-    if params < (least := vocab_size * 64 * 2):
-        raise UsageError(
-            f"--params {params:,} is too small for a vocabulary of {vocab_size:,}: expected at least {least:,}, or a "
-            "smaller --vocab-size"
-        )
+    """Raise UsageError where a model is too small for the vocabulary: half of it embeddings is the most."""
+    settings = {entry.name: entry.settings for entry in recipe.entries}
+    vocab_size, context = int(settings["tokenizer"]["vocab_size"]), int(settings["target-packs"]["context"])
+    least = max(vocab_size * 64 * 2, smallest(vocab_size=vocab_size, context=context).num_parameters)
+    for params in (int(each["params"]) for each in settings.values() if "params" in each):
+        if params < least:
+            raise UsageError(
+                f"--params {params:,} is too small for a vocabulary of {vocab_size:,}: expected at least {least:,}, or "
+                "a smaller --vocab-size"
+            )
 
 
 def _curation(request: Request) -> list[Stated]:

@@ -28,7 +28,7 @@ from dataops.kernels.sampling import nested_copies
 from dataops.step import counts, decide, drops, extend, layer_name, shard_tasks
 from dataops.windows import window_numbers
 
-SAME_SIZE = 0.1  # a takedown after weighing may take a part of the pool, not more than this share of it
+SAME_POOL = 0.1  # a takedown after weighing may take a part of the pool, not more than this share of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Resample:
     """Draw the windows that a stream of `tokens` tokens under the mixture (second input) needs from the first."""
 
     verb: ClassVar[str] = "resample"
-    revision: ClassVar[int] = 3
+    revision: ClassVar[int] = 4
 
     tokens: int
     seed: int = 1
@@ -59,7 +59,7 @@ class Resample:
             raise UsageError(f"{mixture.ref} tells windows apart by score: resample the pool that was weighed for it")
         tasks = [{**task, "factors": factors[i].tables["factors"] if factors else None} for i, task in enumerate(tasks)]
         receipts = work.stage("draw", _draw, tasks)
-        _check_size(pool, mixture, sum(receipt["pool_tokens"] for receipt in receipts))
+        _check_pool(work.store, pool, mixture, np.sum([receipt["pool_tokens"] for receipt in receipts], axis=0))
         drawn = sum(receipt["drawn"] for receipt in receipts)
         if not drawn:
             raise UsageError(f"a budget of {self.tokens} tokens draws no window of {pool.ref}: ask for more tokens")
@@ -72,12 +72,16 @@ class Resample:
         return extend(pool, receipts, layer=layer, artifacts={"weights": weights}, summary=summary)
 
 
-def _check_size(pool: Snapshot, mixture: Snapshot, tokens: int) -> None:
-    """Raise UsageError where the mixture was weighed for another pool: its weights would repeat this one otherwise."""
-    weighed = mixture.contents.summary["pool_tokens"]
-    if abs(tokens - weighed) > SAME_SIZE * weighed:
+def _check_pool(store: Store, pool: Snapshot, mixture: Snapshot, tokens: np.ndarray) -> None:
+    """Raise UsageError where the mixture was weighed for a pool with other `tokens` in its cells.
+
+    Its weights would repeat this one more often than the cap allows. Where it tells windows apart, ids are compared.
+    """
+    weighed = read_table(store, mixture.artifact("weights"), ["pool_tokens"])["pool_tokens"].to_numpy()
+    if np.abs(tokens - weighed).sum() > SAME_POOL * weighed.sum():
         raise UsageError(
-            f"{pool.ref} has {tokens:,} tokens, {mixture.ref} was weighed for a pool of {weighed:,}: weigh this one"
+            f"{pool.ref} has {tokens.sum():,} tokens, {mixture.ref} was weighed for a pool of {weighed.sum():,}, or of "
+            "others in each cell: weigh this one"
         )
 
 
@@ -102,8 +106,9 @@ def _draw(store: Store, task: Task) -> Receipt:
     receipt = decide(store, live.select(["row", "id"]), dropped, layer=task["layer"])
     receipt["tables"]["draws"] = as_json(write_table(store, draws))
     n_tokens = windows["n_tokens"].to_numpy()
-    drawn_tokens, pool_tokens = int((n_tokens * copies).sum()), int(n_tokens.sum())
-    return {**receipt, "drawn": int(drawn.sum()), "tokens": drawn_tokens, "pool_tokens": pool_tokens}
+    of_cells = np.bincount(windows["cell"].to_numpy(), n_tokens, len(size)).astype(np.int64)
+    drawn_tokens = int((n_tokens * copies).sum())
+    return {**receipt, "drawn": int(drawn.sum()), "tokens": drawn_tokens, "pool_tokens": of_cells.tolist()}
 
 
 def _factors(store: Store, task: Task, windows: pa.Table) -> np.ndarray:

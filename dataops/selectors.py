@@ -78,7 +78,7 @@ class WeighClassifier(Selecting):
     """Weights of windows by a fastText classifier of target against pool."""
 
     verb: ClassVar[str] = "weigh-classifier"
-    revision: ClassVar[int] = 5
+    revision: ClassVar[int] = 6
 
     dimension: int = 24
     epochs: int = 5

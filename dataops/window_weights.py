@@ -70,7 +70,7 @@ class Selecting:
     """
 
     verb: ClassVar[str]
-    revision: ClassVar[int] = 3
+    revision: ClassVar[int] = 4
     keeps_cells: ClassVar[bool] = False
 
     tokens: int
@@ -350,7 +350,8 @@ def window_shares(
     if shares is not None:
         inside = np.bincount(cells, share, len(shares))
         alive = inside > 0
-        shares = np.where(shares > 0, shares, 0.0) ** temperature
+        if temperature != 1:
+            shares = (np.maximum(shares, 0.0) / shares.max()) ** temperature  # of the largest: no underflow
         share = share * np.divide(shares, inside, out=np.zeros_like(shares), where=alive)[cells]
     return share / share.sum()
 

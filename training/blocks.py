@@ -28,9 +28,9 @@ _WORTH_FLOPS = 1e16  # half a minute of a large GPU, which is what compiling tak
 
 def pays_to_compile(config: TrainConfig, *, flops: float, device: torch.device) -> bool:
     """Whether a run of that many floating-point operations is compiled. Raises UsageError where it can't be."""
-    if config.compile == "on" and device.type == "cpu":
-        raise UsageError("compile on: on a CPU it saves nothing and is not reliable; expected auto or off there")
-    return config.compile == "on" or (config.compile == "auto" and device.type == "cuda" and flops >= _WORTH_FLOPS)
+    if config.compile == "always" and device.type == "cpu":
+        raise UsageError("compile always: on a CPU it saves nothing and is not reliable; expected auto or never there")
+    return config.compile == "always" or (config.compile == "auto" and device.type == "cuda" and flops >= _WORTH_FLOPS)
 
 
 def prepare(model: Llama, config: TrainConfig, context: RunContext, *, flops: float) -> None:

@@ -19,7 +19,7 @@ Determinism = Literal["run", "bitwise"]
 Device = Literal["cpu", "cuda"]
 OptimizerName = Literal["adamw", "muon"]
 Sharding = Literal["replicated", "sharded"]
-Compile = Literal["auto", "on", "off"]
+Compile = Literal["auto", "always", "never"]
 
 _ASPECT = 40  # hidden size per layer that `sized` aims at
 _FEWEST_STEPS = 375

@@ -2,7 +2,7 @@
 
 <run_dir>/run.json        what is trained: the run's identity, with the precision that `auto` became
           checkpoints/    the last two, until the run is done; those that a rule keeps, for good
-          metrics.jsonl   events.jsonl  tensorboard/
+          metrics.jsonl   events.jsonl
           model/          config.json, model.safetensors
           result.json     written last
 

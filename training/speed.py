@@ -7,7 +7,7 @@ import json
 import statistics
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from training.config import Device, ModelConfig, TrainConfig
@@ -44,14 +44,8 @@ def measure(packs: Sequence[Path], shape: ModelConfig, *, train: TrainConfig, th
     tokens_per_step = train.batch_rows * shape.context
     flops_per_step = flops_of_step(shape, train)
     steps = min(_MOST, max(_FEWEST, round(_FLOPS / flops_per_step)))
-    settings = TrainConfig(
-        tokens=steps * tokens_per_step,
-        batch_rows=train.batch_rows,
-        micro_batch_rows=train.micro_batch_rows,
-        optimizer=train.optimizer,
-        decay_share=0.0,
-        checkpoint_every=steps,
-        trackers=(),
+    settings = replace(
+        train, tokens=steps * tokens_per_step, schedule="wsd", decay_share=0.0, checkpoint_every=steps, trackers=()
     )
     with tempfile.TemporaryDirectory() as folder:
         run_dir = Path(folder) / "run"

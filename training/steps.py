@@ -7,11 +7,14 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
+import torch
+
 from catalog.errors import UsageError
 from catalog.fingerprint import added
 from catalog.pack import Packs, cell_weights
 from catalog.run import Work
 from catalog.snapshot import Contents, Snapshot
+from training.blocks import pays_to_compile
 from training.config import (
     Compile,
     Determinism,
@@ -39,6 +42,7 @@ from training.jobs import Jobs, one, run_folder, trained
 from training.methods import Full, Lora, Method, Taught
 from training.mixture import one_per_expert, one_per_start
 from training.model import Llama
+from training.trackers import check_trackers
 from training.worker import FinetuneJob, PretrainJob
 
 FamilyName = Literal["decoder", "recurrent", "projected", "soup", "mixture"]
@@ -103,7 +107,7 @@ class Pretrain:
             packs=paths,
             weights=cell_weights(work.store, packs, rows_per_cell),
             model=self._continued(start, packs) if start else self._fresh(packs),
-            train=_settings(self, work.name),
+            train=train_settings(self, f"{work.name}-{work.fingerprint[:8]}"),
             run_dir=run_folder(work),
             threads=self.threads,
             device=self.device,
@@ -213,7 +217,7 @@ class Finetune:
             name=work.name,
             packs=tuple(reader.paths),
             model_dir=starts[0],
-            train=_settings(self, work.name),
+            train=train_settings(self, f"{work.name}-{work.fingerprint[:8]}"),
             validation=scored_documents(work.store, validation),
             stopping=EarlyStopping(evaluate_every=self.evaluate_every, patience=self.patience),
             run_dir=run_folder(work),
@@ -281,12 +285,14 @@ def _check(step: Pretrain | Finetune) -> None:
     if step.device == "cuda" and step.determinism == "bitwise":
         raise UsageError("determinism bitwise is for CPUs: PyTorch's attention on a GPU adds in no fixed order")
     try:
-        _settings(step)
+        train = train_settings(step)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    check_trackers(train.trackers)
+    pays_to_compile(train, flops=0.0, device=torch.device(step.device))  # raises where it can't be
 
 
-def _settings(step: Pretrain | Finetune, name: str = "") -> TrainConfig:
+def train_settings(step: Pretrain | Finetune, name: str = "") -> TrainConfig:
     """The settings of the step that are also those of a training run; trackers have a folder for each run's `name`."""
     shared = {each.name: getattr(step, each.name) for each in fields(TrainConfig) if hasattr(step, each.name)}
     if step.tracking_dir:

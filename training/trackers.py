@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,14 +25,21 @@ class Tracker(Protocol):
     def close(self) -> None: ...
 
 
+def check_trackers(names: Sequence[str]) -> None:
+    """Raise UsageError for an unknown name and for a tracker whose package is missing."""
+    for name in names:
+        if name not in _OPENERS:
+            raise UsageError(f"no tracker {name!r}; the trackers are {', '.join(_OPENERS)}")
+        if find_spec(name) is None:
+            raise UsageError(f"the tracker {name} can't start: its package is missing; pip install tamis[{name}]")
+
+
 def open_trackers(names: Sequence[str], folder: Path, *, begin: int) -> list[Tracker]:
     """The trackers of these names for a run that continues after step `begin`; what has no server writes to `folder`.
 
     Raises UsageError for an unknown name and for one whose package is missing.
     """
-    unknown = [name for name in names if name not in _OPENERS]
-    if unknown:
-        raise UsageError(f"no tracker {unknown[0]!r}; the trackers are {', '.join(_OPENERS)}")
+    check_trackers(names)
     found = []
     if names:
         folder.mkdir(parents=True, exist_ok=True)

@@ -44,6 +44,7 @@ from training.tune import REDUCTION, Setting, Task, Trial, run_trial
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.5
 _MAX_FAILURES = 3
+FAILURE = "failure.json"  # of a run: an error for the user, from the worker that met it
 _NOISY_LOGGERS = ("ray.train", "ray.train.v2", "ray.data", "ray.tune")
 
 
@@ -140,7 +141,7 @@ def fit_with_ray(
     _check(jobs)
     for job in jobs:
         job.run_dir.mkdir(parents=True, exist_ok=True)
-        (job.run_dir / "failure.json").unlink(missing_ok=True)
+        (job.run_dir / FAILURE).unlink(missing_ok=True)
     _start_ray()
     on_gpus = jobs[0].device == "cuda"
     teams = min(at_once, len(jobs))
@@ -174,6 +175,8 @@ def fit_with_ray(
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
+        for job in jobs:
+            _raise_failure(job.run_dir)
         raise TamisError(f"training on Ray failed after {_MAX_FAILURES} restarts: {error}") from error
     finally:
         done.set()
@@ -280,22 +283,30 @@ def _work(config: dict[str, Any]) -> None:
 
 
 def _do(job: Job, context: GroupContext) -> None:
-    """Run a job on its number of threads; an error that is ours is written down for the driver."""
+    """Run a job on its number of threads; an error that is ours is written down for the driver.
+
+    Ray would try again what can't succeed, and bury the message: where all ranks got here, a worker ends as if it were
+    done. One rank of several may be alone with its error, and others wait for it, so it fails; when Ray has started
+    all anew, what was written down ends them.
+    """
+    if (job.run_dir / FAILURE).exists():
+        return
     torch.set_num_threads(job.threads)
     try:
         job.run(context)
-    except TamisError as error:  # Ray would try again what can't succeed, and bury the message
-        if context.rank == 0:
-            _write_down(job, error)
+    except TamisError as error:
+        told: TamisError = error
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
-        _write_down(job, StorageError(f"the disk of {job.run_dir} is full: free space and run the same command again"))
-
-
-def _write_down(job: Job, error: TamisError) -> None:
-    described = {"kind": type(error).__name__, "message": str(error)}
-    write_file(job.run_dir / "failure.json", json.dumps(described).encode())
+        told = StorageError(f"the disk of {job.run_dir} is full: free space and run the same command again")
+    else:
+        return
+    if context.rank == 0:
+        described = {"kind": type(told).__name__, "message": str(told)}
+        write_file(job.run_dir / FAILURE, json.dumps(described).encode())
+    if context.world_size > 1:
+        raise told
 
 
 def _check(jobs: Sequence[Job]) -> None:
@@ -330,7 +341,7 @@ def _watch(jobs: list[Job], on_progress: Callable[[str, Progress], None], done: 
 
 
 def _raise_failure(run_dir: Path) -> None:
-    path = run_dir / "failure.json"
+    path = run_dir / FAILURE
     if path.exists():
         failure = json.loads(path.read_text())
         raise _kinds(TamisError).get(failure["kind"], TamisError)(failure["message"])

@@ -209,17 +209,14 @@ def refresh(
     the old test text, at least 8 documents of each, else to the old one.
     """
     from clusters.console import Console
-    from clusters.drift import serving
-    from clusters.recipes import override
-    from clusters.refresh import Additions, refresh_now, refresh_recipe
+    from clusters.refresh import Additions, recipe_of_what_serves, refresh_now
 
     new = Additions(
         add=absolute(add), pool=absolute(pool or []), feedback=absolute(feedback or []), tokens=tokens, margin=margin
     )
     if print_recipe:
-        catalog = catalog_of(store)
-        recipe = refresh_recipe(catalog, serving(catalog, model).ref, new)
-        sys.stdout.write(override(recipe, assignments or []).to_yaml())
+        _, recipe = recipe_of_what_serves(catalog_of(store), model, new, assignments or [])
+        sys.stdout.write(recipe.to_yaml())
         return
     typer.echo(
         refresh_now(

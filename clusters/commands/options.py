@@ -36,7 +36,7 @@ TokensOption = Annotated[
 ]
 ParamsOption = Annotated[
     int,
-    typer.Option(min=10_000, help="Parameters of each model, about; at least 128 for each entry of the vocabulary."),
+    typer.Option(min=10_000, help="Parameters of each model, about; of few, most are the vocabulary's."),
 ]
 MinutesOption = Annotated[
     float, typer.Option(min=0.1, help="Training time, on two cores, to plan for where --tokens is not given.")

@@ -18,7 +18,6 @@ from numpy.typing import ArrayLike, NDArray
 from dataops.kernels.hashing import mix_one
 from dataops.kernels.ragged import read_only
 
-ORDER = 3
 _SMALLEST = 1 << 12  # slots of a table at first
 _SMALL = 1e-200  # a product of probabilities below it becomes a sum of logarithms before it is 0
 _AFTER = 3  # numbers of an n-gram that is a context too: its count, tokens after it, different tokens after it
@@ -39,10 +38,6 @@ class NgramModels:
     bigrams: NDArray[np.uint32]
     trigrams: NDArray[np.uint32]
 
-    @property
-    def vocab_size(self) -> int:
-        return len(self.unigrams)
-
 
 def fit_ngrams(parts: Sequence[tuple[ArrayLike, ArrayLike]], *, vocab_size: int) -> NgramModels:
     """A model of each part, ragged token ids: offsets int64[n+1], tokens uint16. N-grams do not cross texts.
@@ -56,9 +51,7 @@ def fit_ngrams(parts: Sequence[tuple[ArrayLike, ArrayLike]], *, vocab_size: int)
     trigrams = np.zeros((_SMALLEST, 2 + models), np.uint32)
     used = np.zeros(2, np.int64)
     for model, (offsets, tokens) in enumerate(parts):
-        values, bounds = read_only(tokens, np.uint16), read_only(offsets, np.int64)
-        if values.size and int(values.max()) >= vocab_size:
-            raise ValueError(f"token {values.max()} in a vocabulary of {vocab_size}: expected ids below it")
+        values, bounds = _within(read_only(tokens, np.uint16), vocab_size), read_only(offsets, np.int64)
         text, token = 0, 0
         while text < bounds.size - 1:
             text, token = _count(bounds, values, root, unigrams, bigrams, trigrams, used, model, text, token)
@@ -70,12 +63,22 @@ def fit_ngrams(parts: Sequence[tuple[ArrayLike, ArrayLike]], *, vocab_size: int)
 
 
 def cross_entropy(models: NgramModels, offsets: ArrayLike, tokens: ArrayLike) -> NDArray[np.float32]:
-    """Mean nats per token of each text under each model: float32[n, models], 0 for a text without tokens."""
+    """Mean nats per token of each text under each model: float32[n, models], 0 for a text without tokens.
+
+    Raises ValueError for a token beyond the vocabulary.
+    """
+    values = _within(read_only(tokens, np.uint16), len(models.unigrams))
     return _cross_entropy(
         read_only(offsets, np.int64),
-        read_only(tokens, np.uint16),
+        values,
         *(read_only(each, np.uint32) for each in (models.root, models.unigrams, models.bigrams, models.trigrams)),
     )
+
+
+def _within(tokens: NDArray[np.uint16], vocab_size: int) -> NDArray[np.uint16]:
+    if tokens.size and int(tokens.max()) >= vocab_size:
+        raise ValueError(f"token {tokens.max()} in a vocabulary of {vocab_size}: expected ids below it")
+    return tokens
 
 
 @numba.njit(cache=True, nogil=True)

@@ -16,7 +16,7 @@ from dataops.resample import Resample
 from dataops.selectors import WeighNgrams
 from dataops.split import Split
 from dataops.tokenize import Tokenize
-from tests.dataops.conftest import Selection, apply, decisions, ingest_rows, live, rows_of, select
+from tests.dataops.conftest import TOPICS, Selection, apply, decisions, ingest_rows, live, rows_of, select, topic_rows
 
 Window = tuple[str, int]
 
@@ -116,11 +116,14 @@ def test_a_mixture_of_a_much_larger_pool_is_refused(selection: Selection) -> Non
 def test_factors_of_other_documents_are_refused(selection: Selection, tmp_path: Path) -> None:
     catalog = selection.catalog
     mixture = apply(catalog, WeighNgrams(tokens=5_000, buckets=4096), selection.pool, selection.target, into="scored")
-    rows = [{"text": row["text"] + " more"} for row in rows_of(catalog, catalog.snapshot("pool"), "documents")]
-    raw = ingest_rows(catalog, tmp_path, rows, "others")
+    rows = topic_rows(dict.fromkeys(TOPICS, 40), seed=len("pool"))  # the texts of the pool under other ids
+    raw = ingest_rows(catalog, tmp_path, rows, "others", id_column="id", shard_bytes=20_000)
     tokens = apply(catalog, Tokenize(), raw, catalog.snapshot("tokenizer"), into="others-tokens")
     others = apply(catalog, AssignCells(), tokens, selection.pool, into="others-cells")
-    with pytest.raises(UsageError, match="weighed"):
+    assert [row["window"] for row in rows_of(catalog, others, "cells")] == [
+        row["window"] for row in rows_of(catalog, selection.pool, "cells")
+    ]
+    with pytest.raises(UsageError, match="the mixture was weighed on other windows"):
         apply(catalog, Resample(tokens=5_000), others, mixture, into="wrong")
 
 

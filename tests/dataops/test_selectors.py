@@ -321,6 +321,8 @@ def test_window_shares_are_tokens_times_the_ratio_and_keep_cells_where_told() ->
     kept = window_shares(scores, cells, tokens, temperature=2.0, shares=np.array([0.25, 0.75]))
     assert kept[:2].sum() == pytest.approx(0.25**2 / (0.25**2 + 0.75**2))
     assert kept[1] / kept[0] == pytest.approx(2 * np.exp(2.0))
+    many = window_shares(np.zeros(20), np.arange(20), np.ones(20), temperature=400.0, shares=np.full(20, 0.05))
+    assert many == pytest.approx(np.full(20, 0.05)), "no underflow"
 
 
 def test_live_documents_of_a_resampled_snapshot_are_those_with_draws(

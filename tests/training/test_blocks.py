@@ -56,9 +56,9 @@ def test_compiling_is_decided_by_the_run_and_the_device_alone():
     assert pays_to_compile(auto, flops=1e18, device=cuda)
     assert not pays_to_compile(auto, flops=1e12, device=cuda)
     assert not pays_to_compile(auto, flops=1e18, device=cpu)
-    assert not pays_to_compile(dataclasses.replace(auto, compile="off"), flops=1e18, device=cuda)
-    with pytest.raises(UsageError, match="compile on"):
-        pays_to_compile(dataclasses.replace(auto, compile="on"), flops=1e18, device=cpu)
+    assert not pays_to_compile(dataclasses.replace(auto, compile="never"), flops=1e18, device=cuda)
+    with pytest.raises(UsageError, match="compile always"):
+        pays_to_compile(dataclasses.replace(auto, compile="always"), flops=1e18, device=cpu)
 
 
 class Interrupted(Exception):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from catalog.catalog import Catalog
 from catalog.errors import UsageError
@@ -16,6 +17,7 @@ from catalog.run import StageProgress, begin, run
 from catalog.snapshot import Snapshot
 from catalog.tables import read_table
 from clusters.metrics import metrics_of
+from clusters.recipes import make_step
 from dataops.executors import LocalExecutor
 from tests.conftest import Curated
 from training import jobs
@@ -92,7 +94,9 @@ def test_settings_of_the_trainer_are_settings_of_the_step_and_those_that_change_
     other = replace(watched, schedule="cosine", precision="fp32")
     made = run(other, packs, into="watched", catalog=catalog, executor=HERE)
     assert made.contents.summary["precision"] == "fp32"
-    assert list((tmp_path / "runs" / "watched" / "tensorboard").glob("events.*")), "stays when the run's folder goes"
+    assert len(list((tmp_path / "runs").glob("watched-*/tensorboard/events.*"))) == 1, (
+        "stays when the run's folder goes"
+    )
     curve = metrics_of(catalog, "watched")
     assert curve["step"].to_pylist() == list(range(1, made.contents.summary["steps"] + 1))
     assert curve["mean_loss"][-1].as_py() == made.contents.summary["loss"]
@@ -100,7 +104,9 @@ def test_settings_of_the_trainer_are_settings_of_the_step_and_those_that_change_
     assert rates[-1] < rates[len(rates) // 2] < max(rates), "a cosine falls from the middle on"
     mixture = replace(other, family="mixture", experts=2)
     run(mixture, packs, into="many", catalog=catalog, executor=HERE)
-    assert len(list((tmp_path / "runs" / "many").glob("expert-*/tensorboard/events.*"))) == 2
+    assert len(list((tmp_path / "runs").glob("many-*/expert-*/tensorboard/events.*"))) == 2
+    with pytest.raises(UsageError, match="many@1 has no metrics, pretrain made it: expected a model that"):
+        metrics_of(catalog, "many")
     with pytest.raises(UsageError, match="optimizer muon needs whole matrices on every rank"):
         Pretrain(**SMALL, sharding="sharded")
 
@@ -202,3 +208,22 @@ def test_settings_that_no_run_can_have_are_refused_before_anything_runs(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         step(**{"tokens": 1_000, **setting})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"trackers": ("tensorbord",)}, "no tracker 'tensorbord'; the trackers are tensorboard, wandb, mlflow"),
+        ({"compile": "always"}, "compile always: on a CPU it saves nothing"),
+    ],
+)
+def test_settings_of_the_trainer_are_looked_at_before_anything_runs(settings: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Pretrain(**SMALL, **settings)
+
+
+def test_settings_of_the_trainer_are_written_as_yaml() -> None:
+    step = make_step(
+        "pretrain", yaml.safe_load("{tokens: 9, compile: never, precision: fp32, trackers: [tensorboard]}")
+    )
+    assert (step.compile, step.precision, step.trackers) == ("never", "fp32", ("tensorboard",))  # type: ignore[attr-defined]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import json
 import os
 import signal
 from pathlib import Path
@@ -10,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from catalog.errors import UsageError
+from catalog.errors import TamisError, UsageError
 from training.config import EarlyStopping
 from training.context import GroupContext, LocalContext
 from training.telemetry import read_metrics
-from training.worker import FinetuneJob, Job, PretrainJob, fit_with_ray
+from training.worker import FAILURE, FinetuneJob, Job, PretrainJob, _do, fit_with_ray
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -201,3 +203,21 @@ def test_jobs_that_share_a_name_or_a_folder_or_give_a_relative_one_are_refused(t
     ):
         with pytest.raises(ValueError, match=message):
             fit_with_ray(jobs, at_once=1, cpus_per_worker=1, on_progress=no_progress)
+
+
+@pytest.mark.parametrize("error", [UsageError("no"), OSError(errno.ENOSPC, "No space left on device")])
+def test_an_error_for_the_user_is_written_down_and_ends_a_team_of_several(tmp_path: Path, error: Exception) -> None:
+    class Failing:
+        threads, run_dir = 1, tmp_path
+
+        def run(self, _: object) -> None:
+            raise error
+
+    alone, of_two = (GroupContext(rank=0, world_size=size, device=torch.device("cpu"), group=None) for size in (1, 2))
+    _do(Failing(), alone)  # type: ignore[arg-type]
+    described = json.loads((tmp_path / FAILURE).read_text())
+    assert described["kind"] == ("UsageError" if isinstance(error, UsageError) else "StorageError")
+    (tmp_path / FAILURE).unlink()
+    with pytest.raises(TamisError):  # the other rank may be waiting for this one
+        _do(Failing(), of_two)  # type: ignore[arg-type]
+    _do(Failing(), of_two)  # type: ignore[arg-type]  # started anew: what was written down ends it

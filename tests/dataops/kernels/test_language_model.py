@@ -64,6 +64,8 @@ def test_text_like_what_was_learned_is_less_surprising() -> None:
 def test_tokens_beyond_the_vocabulary_are_refused() -> None:
     with pytest.raises(ValueError, match="token 9 in a vocabulary of 5"):
         fit_ngrams([([0, 1], [9])], vocab_size=5)
+    with pytest.raises(ValueError, match="token 60000 in a vocabulary of 5"):
+        cross_entropy(fit_ngrams([([0, 1], [1])], vocab_size=5), [0, 1], [60_000])
 
 
 def test_tables_grow_and_no_ngram_takes_the_counts_of_another() -> None:
