@@ -241,7 +241,7 @@ def learned_from(catalog: Catalog, references: Sequence[str]) -> list[str]:
 
 
 def exposure_lines(exposures: Sequence[Exposure]) -> list[str]:
-    """A line for each model: that it saw the documents, or that it may have."""
+    """A line for each model whose packs hold the documents: that it saw them, did not, or may have."""
     if not exposures:
         return ["  no model's packs hold them"]
     return [
@@ -254,5 +254,5 @@ def _sight(*, samples: int, first: int) -> str:
     if samples < 0:
         return "may have seen them, an older version trained it and its order is not known"
     if not samples:
-        return "may have seen them, its training never came to them"
+        return "did not see them, its training never came to these rows"
     return f"saw them in {samples:,} samples" + (f", first in sample {first:,}" if first >= 0 else "")
