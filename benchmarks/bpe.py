@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from dedup import machine
+from machine import machine
 
 from catalog.tokenizer import BpeTokenizer, train
 from dataops.kernels.bpe import Encoder, merges_of
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=4096)
     options = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    print(machine())
+    print(machine("numpy", "numba", "pyarrow", "ray"))
     corpora = {path.stem: _texts(path, options.documents) for path in options.files}
     tokenizer = _learned(next(iter(corpora.values())), options.vocabulary)
     encode = Encoder(merges_of(tokenizer.byte_tokens, tokenizer.rules))

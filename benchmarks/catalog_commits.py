@@ -19,17 +19,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from catalog_commits_ours import ours
+from machine import machine
 
 from catalog.catalog import Catalog
 from catalog.log import Log
@@ -61,7 +60,7 @@ class Outcome:
 def main() -> int:
     """Print the table of the mode asked for."""
     options = _options()
-    print(_machine(), flush=True)
+    print(f"{machine('tamis')}, an fsync {fsync_ms():.1f} ms", flush=True)
     if options.opening:
         print_opening(options.opening)
         return 0
@@ -86,14 +85,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--peers-python", default=sys.executable, help="interpreter that has the other tools")
     parser.add_argument("--opening", type=int, metavar="COMMITS", help="time to open a store of so many commits")
     return parser.parse_args()
-
-
-def _machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "CPU")
-    load = os.getloadavg()[0]
-    python = f"Python {platform.python_version()}, tamis {version('tamis')}"
-    return f"{model}, {os.cpu_count()} cores, load {load:.1f}, an fsync {fsync_ms():.1f} ms, {python}"
 
 
 def fsync_ms() -> float:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-import platform
 import shutil
 import statistics
 import sys
@@ -25,9 +24,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
+from machine import machine
 
 from catalog import schema
 from catalog.catalog import Catalog
@@ -60,7 +59,7 @@ def main() -> int:
     parser.add_argument("--repeat", type=int, default=7)
     parser.add_argument("--store", type=Path, help="keep the generated documents here, or find them there")
     options = parser.parse_args()
-    print(f"{_processor()}, {os.cpu_count()} cores; Python {platform.python_version()}, DuckDB {duckdb.__version__}")
+    print(machine("duckdb"))
     with tempfile.TemporaryDirectory(prefix="tamis-catalog-") as scratch:
         folder = options.store or Path(scratch) / "store"
         if options.what == "shards":
@@ -279,13 +278,6 @@ def _run(number: int) -> Run:
     return Run(
         fingerprint=f"{number}", step="made-up", parameters={}, inputs=(), code="", started=time.time(), seconds=0.0
     )
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

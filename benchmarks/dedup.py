@@ -20,13 +20,11 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +33,7 @@ from dedup_corpus import Corpus, open_corpus, parquet_files
 from dedup_growth import print_growth
 from dedup_kernels import print_kernels
 from dedup_process import Head, Outcome, fresh_store, measured, ray_head
+from machine import machine
 
 from catalog.errors import UsageError
 from dataops.fuzzy import FuzzyDedup
@@ -51,7 +50,7 @@ WORKERS = 2
 def main() -> int:
     """Print the table of the mode asked for."""
     options = _options()
-    print(machine(), flush=True)
+    print(machine("numpy", "numba", "pyarrow", "ray"), flush=True)
     try:
         if options.growth:
             print_growth(options.growth, seed=options.seed, workers=WORKERS, on_ray=options.ray)
@@ -81,15 +80,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--growth", type=int, nargs="+", metavar="DOCUMENTS", help="time against number of documents")
     parser.add_argument("--kernels", action="store_true", help="MB/s of each kernel on one core")
     return parser.parse_args()
-
-
-def machine() -> str:
-    """Processor, load and versions, in a line."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "CPU")
-    versions = ", ".join(f"{name} {version(name)}" for name in ("numpy", "numba", "pyarrow", "ray"))
-    python = ".".join(map(str, sys.version_info[:3]))
-    return f"{model}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {python}, {versions}"
 
 
 def _cache(options: argparse.Namespace) -> Path:

@@ -17,8 +17,8 @@ import time
 from dataclasses import replace
 
 import pyarrow as pa
-from dedup import machine
 from dedup_growth import make_store
+from machine import machine
 
 from catalog.catalog import Catalog
 from catalog.tables import read_table
@@ -38,7 +38,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=1_000_000)
     options = parser.parse_args()
-    print(machine())
+    print(machine("numpy", "numba", "pyarrow", "ray"))
     with tempfile.TemporaryDirectory(prefix="tamis-again-") as store:
         make_store(store, options.documents, seed=1)
         _part(Catalog.open(store))

@@ -153,4 +153,9 @@ def _shared(routes: Mapping[str, Route], evidence: Evidence, *, fitting: Sequenc
 
 def interval(prediction: Prediction) -> str:
     """`+0.120 [+0.050, +0.190]`."""
-    return f"{prediction.gain:+.3f} [{prediction.low:+.3f}, {prediction.high:+.3f}]"
+    return with_bounds(prediction.gain, prediction.low, prediction.high)
+
+
+def with_bounds(gain: float, low: float, high: float) -> str:
+    """A gain in bits/byte with its interval, as `interval`."""
+    return f"{gain:+.3f} [{low:+.3f}, {high:+.3f}]"

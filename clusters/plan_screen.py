@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from catalog.catalog import Catalog
 from catalog.snapshot import Snapshot
+from clusters.advice import with_bounds
 from clusters.console import duration
 from clusters.screens import AFTER, BEFORE, waterfall_table
 from training.routes import Rates
@@ -88,7 +89,7 @@ def _gains(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _gain(row: Mapping[str, Any]) -> str:
-    return f"{row['gain']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+    return with_bounds(row["gain"], row["low"], row["high"])
 
 
 def _errors(title: str, found: Prediction) -> str:

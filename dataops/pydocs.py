@@ -29,7 +29,7 @@ import zstandard
 from catalog.errors import BadInput
 from dataops.docstrings import SHORT, module_documents
 from dataops.pydocs_domains import DOMAINS, domain_of_distribution, domain_of_stdlib_module
-from dataops.readers import ReadOptions
+from dataops.records import ReadOptions
 
 READ_OPTIONS = ReadOptions(
     id_column="id", source_column="source", domain_column="domain", url_column="url"

@@ -1,9 +1,9 @@
 """Turn slices of input into records and quarantine entries, streaming in bounded memory.
 
-    inputs = discover(["corpus/", "more/*.jsonl.zst"], source=None)
-    check(inputs, options)                       # one clear line before anything is committed
+    inputs = discover(["corpus/", "more/*.jsonl.zst"], source=None)      # dataops.inputs
+    check(inputs, options)                                               # dataops.input_check: one clear line
     for part in slices(inputs, target_bytes=64 << 20):
-        for item in read(part, options):         # Record | Quarantined
+        for item in read(part, options):                                 # Record | Quarantined
 
 A bad record never stops a run and is never lost: it becomes a `Quarantined` with file, position and one of
 the documented REASONS. Positions count from 1. The same inputs give the same items whatever the slice size.
@@ -25,10 +25,8 @@ from collections.abc import Callable, Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dataops.input_check import check
-from dataops.inputs import Input, Part, Slice, discover, open_input, slices
+from dataops.inputs import Input, Part, Slice, open_input
 from dataops.records import (
-    REASONS,
     Quarantined,
     ReadOptions,
     Record,
@@ -38,19 +36,6 @@ from dataops.records import (
     record_of,
 )
 from dataops.streams import MAX_RECORD_BYTES, Damaged, blocks, count_newlines, lines, lines_of_range
-
-__all__ = [
-    "REASONS",
-    "Input",
-    "Quarantined",
-    "ReadOptions",
-    "Record",
-    "Slice",
-    "check",
-    "discover",
-    "read",
-    "slices",
-]
 
 BATCH_ROWS = 1024
 BATCH_BYTES = 16 << 20

@@ -8,7 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dataops.readers import REASONS, Quarantined, ReadOptions, Record, discover, read, slices
+from dataops.inputs import discover, slices
+from dataops.readers import read
+from dataops.records import REASONS, Quarantined, ReadOptions, Record
 
 PLAIN = ReadOptions()
 MIB = 1 << 20

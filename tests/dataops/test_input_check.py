@@ -8,7 +8,9 @@ import pyarrow as pa
 import pytest
 
 from catalog.errors import BadInput
-from dataops.readers import ReadOptions, check, discover
+from dataops.input_check import check
+from dataops.inputs import discover
+from dataops.records import ReadOptions
 from tests.dataops.reading import PLAIN, faults, jsonl, parquet, read_all, texts, write
 
 IN_DRIFT = "(in drift and refresh, which read new text like the old: --set ENTRY.text_column=NAME)"

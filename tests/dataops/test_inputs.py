@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dataops.inputs import digests, shard_size
-from dataops.readers import Input, check, discover, read, slices
+from dataops.input_check import check
+from dataops.inputs import Input, digests, discover, shard_size, slices
+from dataops.readers import read
 from tests.dataops.reading import MIB, PLAIN, jsonl, texts, write
 
 

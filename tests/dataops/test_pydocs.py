@@ -13,8 +13,11 @@ import zstandard
 from catalog.errors import BadInput
 from dataops import pydocs
 from dataops.docstrings import module_documents
+from dataops.input_check import check
+from dataops.inputs import discover, slices
 from dataops.pydocs import Corpus, Root, documents_of, list_files, write_corpus
-from dataops.readers import Record, check, discover, read, slices
+from dataops.readers import read
+from dataops.records import Record
 
 SENTENCE = "A sentence of documentation that says what the thing is for and when to use it. "
 LICENCE = "Permission is hereby granted, free of charge, to any person obtaining a copy of this software. " * 5

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
-from dataops.readers import ReadOptions, check, discover
+from dataops.input_check import check
+from dataops.inputs import discover
+from dataops.records import ReadOptions
 from tests.dataops.reading import PLAIN, faults, read_all, texts, write
 
 

@@ -10,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataops import readers, streams
-from dataops.readers import Input, Quarantined, Record, check, discover, read, slices
+from dataops.input_check import check
+from dataops.inputs import Input, discover, slices
+from dataops.readers import read
+from dataops.records import Quarantined, Record
 from tests.dataops.reading import MIB, PLAIN, faults, jsonl, read_all, texts, write
 
 

@@ -8,7 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dataops.readers import ReadOptions, Record, check, discover, slices
+from dataops.input_check import check
+from dataops.inputs import discover, slices
+from dataops.records import ReadOptions, Record
 from tests.dataops.reading import PLAIN, faults, parquet, read_all, texts
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
-from dataops.readers import Record, discover, read, slices
+from dataops.inputs import discover, slices
+from dataops.readers import read
+from dataops.records import Record
 from tests.dataops.reading import MIB, PLAIN, faults, read_all, texts, write
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dataops.readers import ReadOptions, Record, check, discover, read, slices
+from dataops.input_check import check
+from dataops.inputs import discover, slices
+from dataops.readers import read
+from dataops.records import ReadOptions, Record
 from tests.dataops.reading import MIB, PLAIN, jsonl, read_all, write
 
 
