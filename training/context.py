@@ -124,3 +124,8 @@ def resolved(precision: Precision, device: torch.device) -> Precision:
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """What a run of this precision multiplies in."""
+    return torch.bfloat16 if precision == "bf16" else torch.float32

@@ -19,22 +19,15 @@ import torch
 
 from catalog.pack import Packs
 from training.config import EarlyStopping, TrainConfig
-from training.context import LocalContext, RunContext
+from training.context import LocalContext, RunContext, dtype_of
 from training.evaluate import score, summarise
 from training.folder import model_config, read_model, write_model
 from training.loop import train as run_loop
 from training.lora import merged
 from training.methods import Full, Method
 from training.model import Llama
-from training.pretrain import (
-    TrainResult,
-    check_fit,
-    close_run,
-    compared,
-    dtype_of,
-    open_run,
-    ordered,
-)
+from training.pretrain import check_fit, ordered
+from training.run_folder import TrainResult, close_run, compared, open_run
 from training.telemetry import OnProgress, silent
 
 

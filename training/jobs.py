@@ -20,7 +20,7 @@ from training.checkpoint import write_file
 from training.context import LocalContext
 from training.given import given
 from training.inputs import model_contents
-from training.pretrain import TrainResult, read_result
+from training.run_folder import TrainResult, read_result
 from training.telemetry import Progress
 from training.worker import Job, fit_with_ray
 

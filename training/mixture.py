@@ -19,7 +19,7 @@ from training.config import ModelConfig, TrainConfig
 from training.family import Mixture, expert_weights
 from training.folder import end_of_text, write_mixture
 from training.jobs import Jobs, write_result
-from training.pretrain import TrainResult
+from training.run_folder import TrainResult
 from training.telemetry import read_metrics
 from training.worker import FinetuneJob, PretrainJob
 

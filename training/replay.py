@@ -29,7 +29,7 @@ from catalog.run import Receipt, Task, TaskFunction, Work
 from catalog.snapshot import Snapshot
 from catalog.store import Store
 from training.checkpoint import latest
-from training.context import LocalContext
+from training.context import LocalContext, dtype_of
 from training.exposure import reads_in_this_order
 from training.folder import read_model, read_network
 from training.inputs import model_folder
@@ -37,7 +37,7 @@ from training.lora import merged
 from training.methods import Lora
 from training.model import IGNORED, Llama, layout, targets
 from training.order import Samples
-from training.pretrain import begun, dtype_of
+from training.pretrain import begun
 from training.steps import Finetune, Pretrain
 from training.telemetry import Progress
 from training.worker import Job, PretrainJob

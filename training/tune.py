@@ -22,12 +22,12 @@ import torch
 from catalog.errors import UsageError
 from catalog.pack import Packs
 from training.config import ModelConfig, TrainConfig
-from training.context import LocalContext, resolved
+from training.context import LocalContext, dtype_of, resolved
 from training.evaluate import score, summarise
 from training.loop import Diverged
 from training.loop import train as run_loop
 from training.model import Llama
-from training.pretrain import check_fit, dtype_of, ordered
+from training.pretrain import check_fit, ordered
 from training.telemetry import silent
 
 REDUCTION = 3  # of the trials at a rung the best third goes on

@@ -37,7 +37,8 @@ from training.context import GroupContext, RunContext
 from training.finetune import finetune
 from training.methods import Full, Method
 from training.order import Order
-from training.pretrain import TrainResult, ordered, pretrain, read_result
+from training.pretrain import ordered, pretrain
+from training.run_folder import TrainResult, read_result
 from training.telemetry import OnProgress, Progress, follow, read_events, silent
 from training.tune import REDUCTION, Setting, Task, Trial, run_trial
 
