@@ -6,7 +6,7 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from catalog.counterfactual import Alone
 from catalog.errors import UsageError
 from catalog.lineage import Loss, waterfall
 from catalog.query import render, sql
-from catalog.snapshot import Snapshot
+from catalog.snapshot import Contents, Snapshot
 from clusters.advice import FEWEST_HELD_OUT, MOST_OUTSIDE
 
 BEFORE = ("specialized", "generic")
@@ -27,46 +27,80 @@ POOL_RULES = ("pool-unique", "pool-dedup", "pool-quality", "clean")  # what take
 
 def facts(snapshot: Snapshot) -> str:
     """One line about a snapshot: what a reader wants to know first."""
-    contents, summary = snapshot.contents, snapshot.contents.summary
-    if contents.kind == "documents":
-        text = f"{contents.rows:,} documents"
-        if summary.get("dropped") is not None:
-            text += f", {summary['dropped']:,} dropped"
-        if summary.get("quarantined"):
-            reasons = ", ".join(f"{count:,} {reason}" for reason, count in summary["quarantined"].items())
-            text += f", {sum(summary['quarantined'].values()):,} quarantined ({reasons})"
-        if summary.get("windows"):
-            text += f", {summary['windows']:,} windows"
-        if summary.get("cells"):
-            text += f" in {summary['cells']} cells"
-        if summary.get("tokens"):
-            text += f", {summary['tokens']:,} tokens"
-        return text
-    if contents.kind == "forecast":
-        stages = (f"{summary[name]['gain']:+.3f} {name}" for name in ("before", "after"))
-        return f"gain {', '.join(stages)} fine-tuning, from {summary['documents']:,} documents"
-    wanted = {
-        "tokenizer": "{vocab_size:,} tokens learned from {documents:,} documents",
-        "classifier": "accuracy {accuracy:.3f}, macro F1 {macro_f1:.3f} on {held_out_documents:,} held-out documents",
-        "mixture": "{cells} cells, effective sample {effective_sample_size:.1f} cells"
-        + (", target coverage {coverage:.3f}" if "coverage" in summary else "")
-        + "".join(_warnings(summary)),
-        "packs": "{rows:,} rows of {context} tokens",
-        "model": "{parameters:,} parameters" + (", {tokens:,} tokens, loss {loss:.3f}" if "loss" in summary else ""),
-        "export": "{model}, {bits_per_byte:.4f} bits/byte on validation",
-    }
-    if contents.kind == "audit":
-        found, planted = (
-            sum(r[k] for r in summary["levels"] if r["from"] >= summary["threshold"]) for k in ("found", "of")
-        )
-        return f"{found:,} of {planted:,} planted copies found"
-    if contents.kind == "evaluation" and "task" in summary["results"][0]:
-        return ", ".join(f"{row['model']} {row['accuracy']:.3f} on {row['task']}" for row in summary["results"])
-    if contents.kind == "verdict":
-        return f"winner {summary['winner']}" if "winner" in summary else f"{summary['model']}: {summary['verdict']}"
-    if contents.kind == "evaluation":
-        return ", ".join(f"{row['model']} {row['bits_per_byte']:.3f}" for row in summary["results"]) + " bits/byte"
-    return wanted[contents.kind].format(**summary) if contents.kind in wanted else contents.kind
+    tell = FACTS.get(snapshot.contents.kind)
+    return tell(snapshot.contents, snapshot.contents.summary) if tell else snapshot.contents.kind
+
+
+def _of_documents(contents: Contents, summary: Mapping[str, Any]) -> str:
+    text = f"{contents.rows:,} documents"
+    if summary.get("dropped") is not None:
+        text += f", {summary['dropped']:,} dropped"
+    if summary.get("quarantined"):
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in summary["quarantined"].items())
+        text += f", {sum(summary['quarantined'].values()):,} quarantined ({reasons})"
+    if summary.get("windows"):
+        text += f", {summary['windows']:,} windows"
+    if summary.get("cells"):
+        text += f" in {summary['cells']} cells"
+    if summary.get("tokens"):
+        text += f", {summary['tokens']:,} tokens"
+    return text
+
+
+def _of_mixture(_: Contents, summary: Mapping[str, Any]) -> str:
+    text = f"{summary['cells']} cells, effective sample {summary['effective_sample_size']:.1f} cells"
+    if "coverage" in summary:
+        text += f", target coverage {summary['coverage']:.3f}"
+    return text + "".join(_warnings(summary))
+
+
+def _of_model(_: Contents, summary: Mapping[str, Any]) -> str:
+    text = f"{summary['parameters']:,} parameters"
+    return text + (f", {summary['tokens']:,} tokens, loss {summary['loss']:.3f}" if "loss" in summary else "")
+
+
+def _of_audit(_: Contents, summary: Mapping[str, Any]) -> str:
+    found, planted = (
+        sum(row[name] for row in summary["levels"] if row["from"] >= summary["threshold"]) for name in ("found", "of")
+    )
+    return f"{found:,} of {planted:,} planted copies found"
+
+
+def _of_evaluation(_: Contents, summary: Mapping[str, Any]) -> str:
+    results = summary["results"]
+    if "task" in results[0]:
+        return ", ".join(f"{row['model']} {row['accuracy']:.3f} on {row['task']}" for row in results)
+    return ", ".join(f"{row['model']} {row['bits_per_byte']:.3f}" for row in results) + " bits/byte"
+
+
+def _of_forecast(_: Contents, summary: Mapping[str, Any]) -> str:
+    stages = (f"{summary[name]['gain']:+.3f} {name}" for name in ("before", "after"))
+    return f"gain {', '.join(stages)} fine-tuning, from {summary['documents']:,} documents"
+
+
+def _of_verdict(_: Contents, summary: Mapping[str, Any]) -> str:
+    return f"winner {summary['winner']}" if "winner" in summary else f"{summary['model']}: {summary['verdict']}"
+
+
+def _filled(template: str) -> Callable[[Contents, Mapping[str, Any]], str]:
+    return lambda _, summary: template.format(**summary)
+
+
+FACTS: dict[str, Callable[[Contents, Mapping[str, Any]], str]] = {
+    "documents": _of_documents,
+    "tokenizer": _filled("{vocab_size:,} tokens learned from {documents:,} documents"),
+    "classifier": _filled(
+        "accuracy {accuracy:.3f}, macro F1 {macro_f1:.3f} on {held_out_documents:,} held-out documents"
+    ),
+    "mixture": _of_mixture,
+    "packs": _filled("{rows:,} rows of {context} tokens"),
+    "model": _of_model,
+    "audit": _of_audit,
+    "evaluation": _of_evaluation,
+    "forecast": _of_forecast,
+    "verdict": _of_verdict,
+    "export": _filled("{model}, {bits_per_byte:.4f} bits/byte on validation"),
+}
 
 
 def _warnings(summary: Mapping[str, Any]) -> Iterator[str]:
