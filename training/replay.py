@@ -96,18 +96,16 @@ def replay(catalog: Catalog, model: Snapshot, step: int, *, weights: str = "now"
     behind = [each for each in documents_behind(catalog, inputs[0]) if each]
     with tempfile.TemporaryDirectory() as scratch:
         job = _job(catalog, model, inputs, step_class, Path(scratch))
-        if weights == "then":
-            context = LocalContext(device_name=job.device, num_threads=job.threads)
-        else:
-            context = LocalContext(device_name="cpu", num_threads=1)
         packs = Packs(job.packs)
         batch = job.train.batch_rows
         samples = job.order(packs).samples((step - 1) * batch, step * batch)
         if weights == "then":
-            network = _as_step_began(job, step, context)
+            context = LocalContext(device_name=job.device, num_threads=job.threads)
+            network, dtype = _as_step_began(job, step, context), dtype_of(model.contents.summary["precision"])
         else:
-            network = read_network(model_folder(catalog.store, model, Path(scratch) / "now"), device=context.device)
-        dtype = dtype_of(model.contents.summary["precision"] if weights == "then" else "fp32")
+            finished = model_folder(catalog.store, model, Path(scratch) / "now")
+            device = LocalContext(device_name="cpu", num_threads=1).device  # asked for, it sets the threads
+            network, dtype = read_network(finished, device=device), torch.float32
         rows = list(_segments(packs, samples, network, dtype, micro=job.train.micro_batch_rows))
     places = _places(catalog.store, behind, {row["id"] for row in rows})
     for row in rows:
