@@ -96,7 +96,7 @@ INPUTS = {
     "export": "evaluation [test] model...",
     "export-gguf": "export",
 }
-SELECTOR = "weigh-stacked"  # what a pool is drawn by unless told: the best of docs/reproduction.md
+SELECTOR = "weigh-stacked"  # what a pool is drawn by unless told: docs/reproduction.md
 
 
 def step_class(verb: str) -> type[Any]:
