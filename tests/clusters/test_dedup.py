@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from catalog.catalog import Catalog
-from tests.clusters.test_cli import Tamis, tamis  # noqa: F401  # a fixture
+from tests.clusters.conftest import Tamis
 from tests.dataops.conftest import prose
 
 
 @pytest.fixture
-def store(tmp_path: Path, tamis: Tamis) -> Path:  # noqa: F811
+def store(tmp_path: Path, tamis: Tamis) -> Path:
     """`docs`: 40 texts, ten of them twice with a longer end; `more`: five of them with another end, and five others."""
     texts = [prose(seed, 120) for seed in range(40)]
     parts = {
@@ -33,7 +33,7 @@ def live(store: Path, name: str) -> int:
     return Catalog.open(store).snapshot(name).contents.rows
 
 
-def test_dedup_drops_decides_again_and_joins(store: Path, tamis: Tamis) -> None:  # noqa: F811
+def test_dedup_drops_decides_again_and_joins(store: Path, tamis: Tamis) -> None:
     at = ("--store", store)
     answer = tamis("dedup", "docs", "--into", "clean", *at)
     assert answer.status == 0, answer.err
@@ -57,7 +57,7 @@ def _ids(store: Path, name: str) -> list[str]:
     return list(sql(catalog, "SELECT id FROM documents WHERE snapshot = ?", [ref])["id"].to_pylist())
 
 
-def test_audit_prints_recall_by_level_and_the_view_has_it(store: Path, tamis: Tamis) -> None:  # noqa: F811
+def test_audit_prints_recall_by_level_and_the_view_has_it(store: Path, tamis: Tamis) -> None:
     tamis("dedup", "docs", "--into", "clean", "--store", store)
     answer = tamis("audit", "clean", "--store", store)
     assert answer.status == 0, answer.err
@@ -66,6 +66,6 @@ def test_audit_prints_recall_by_level_and_the_view_has_it(store: Path, tamis: Ta
     assert len(rows) == 9
 
 
-def test_replace_without_against_is_refused(store: Path, tamis: Tamis) -> None:  # noqa: F811
+def test_replace_without_against_is_refused(store: Path, tamis: Tamis) -> None:
     answer = tamis("dedup", "docs", "--into", "x", "--replace", "--store", store)
     assert (answer.status, answer.err.count("\n")) == (2, 1)

@@ -23,7 +23,7 @@ from clusters.recipes import Recipe, Stated, validate
 from clusters.refresh import Additions, gate_screen, refresh_now, refresh_recipe
 from clusters.runner import run_recipe
 from tests.catalog.planted import a_run
-from tests.clusters.test_cli import Tamis, tamis  # noqa: F401  # a fixture
+from tests.clusters.conftest import Tamis
 from tests.conftest import Curated
 from tests.dataops.conftest import topic_rows
 
@@ -121,7 +121,7 @@ def test_drift_is_measured_against_scores_and_nothing_else(store: Path, tmp_path
         )
 
 
-def test_drift_exits_with_3_only_when_asked_to(store: Path, tmp_path: Path, tamis: Tamis) -> None:  # noqa: F811
+def test_drift_exits_with_3_only_when_asked_to(store: Path, tmp_path: Path, tamis: Tamis) -> None:
     (path,) = written(tmp_path / "other.jsonl", topic_rows({"topic-2": 24}, seed=50))
     answer = tamis("drift", "tuned", path, "--store", store)
     assert (answer.status, "Retrain: `tamis refresh tuned --add " in answer.out) == (0, True), answer.err
@@ -199,7 +199,7 @@ def test_a_challenger_that_no_gate_could_promote_is_not_trained(store: Path, tmp
     new = Additions(add=written(tmp_path / "some.jsonl", topic_rows({"topic-3": 30}, seed=81)))
     before = {name for name in Catalog.open(store).snapshots if "challenger" in name}
     with pytest.raises(Declined, match=r"too little text to judge .*: \d of the new documents and \d+ of before"):
-        refreshed(store, "tuned-champion", new, tmp_path / "out")
+        refreshed(store, "tuned", new, tmp_path / "out")
     assert {name for name in Catalog.open(store).snapshots if "challenger" in name} == before
     assert not (tmp_path / "out").exists()
 
@@ -210,12 +210,12 @@ def test_settings_and_files_of_the_second_half_are_looked_at_before_the_first_is
     add = written(tmp_path / "some.jsonl", topic_rows({"topic-3": 30}, seed=82))
     before = Catalog.open(store).sequence
     with pytest.raises(UsageError, match="gate has no setting 'margn'"):
-        refreshed(store, "tuned-champion", Additions(add=add), tmp_path / "out", "tuned-gate.margn=0.1")
+        refreshed(store, "tuned", Additions(add=add), tmp_path / "out", "tuned-gate.margn=0.1")
     with pytest.raises(UsageError, match="nosuch"):
-        refreshed(store, "tuned-champion", Additions(add=add, feedback=("nosuch.jsonl",)), tmp_path / "out")
+        refreshed(store, "tuned", Additions(add=add, feedback=("nosuch.jsonl",)), tmp_path / "out")
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="a file is in the way, expected a folder"):
-        refreshed(store, "tuned-champion", Additions(add=add), tmp_path / "file")
+        refreshed(store, "tuned", Additions(add=add), tmp_path / "file")
     assert Catalog.open(store).sequence == before
 
 
